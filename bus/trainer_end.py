@@ -1,0 +1,180 @@
+"""The trainer's end of the bus: a ROUTER that the training loop looks at once a step, without a thread."""
+
+import ipaddress
+import time
+from collections import Counter
+
+import zmq
+
+from bus.codec import BadFrame, Malformed, decode, encode
+from bus.end import Answer, Counts
+from bus.leases import Lease, Leases, Peer
+from bus.messages import Bye, Digest, Heard, Message, Outcome, Proposal, Ready, Reject, Work
+from bus.sockets import SILENT_INTERVALS, Socket, host_of, open_socket, receive_frames, send
+from shared.errors import UserError
+from shared.settings import BusSettings
+
+MESSAGES_PER_POLL = 32
+"""More than that wait for the next step, so that a flood slows training but cannot stop it."""
+
+LOOK_SECONDS = 0.1
+"""Leases and peers are looked over this often."""
+
+FAREWELL_SECONDS = 0.1
+"""A DEALER with IMMEDIATE drops what it has not read yet when the connection ends: time to read the bye."""
+
+
+class TrainerEnd:
+    """Listens for proposers at `settings.bind`. Nothing that comes over the wire raises.
+
+    Raises:
+        UserError: the address is in use, is none, or is open to other hosts.
+    """
+
+    def __init__(self, settings: BusSettings, run: str) -> None:
+        self._run = run
+        self._lease_seconds = settings.lease_seconds
+        self._max_bytes = settings.max_frame_bytes
+        self._heard = encode(Heard(run=run), self._max_bytes)
+        self._leases = Leases(
+            lease_seconds=settings.lease_seconds, forget_seconds=SILENT_INTERVALS * settings.ready_seconds
+        )
+        self._look_due = 0.0
+        self._rejected: Counter[str] = Counter()
+        self._context = zmq.Context()
+        self._socket = _bind(self._context, settings)
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        """Where it listens; tells the port where `settings.bind` left it open."""
+
+    def poll(self, now: float) -> list[Answer]:
+        """See `bus.end.End`."""
+        answers: list[Answer] = []
+        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[arg-type, operator]
+            self._receive(answers, now)
+        if now >= self._look_due:  # after receiving: what has arrived must count first
+            self._look_due = now + LOOK_SECONDS
+            self._leases.expire(now)
+        return answers
+
+    def can_lease(self) -> bool:
+        """See `bus.end.End`."""
+        return self._leases.can_grant()
+
+    def lease(self, digest: Digest, now: float) -> Lease | None:
+        """See `bus.end.End`.
+
+        Raises:
+            TooLong: the digest does not fit into a frame.
+        """
+        while lease := self._leases.grant(digest, now):
+            if self._send(lease.peer, Work(lease=lease.id, seconds=self._lease_seconds, digest=digest)):
+                return lease
+        return None
+
+    def tell(self, outcome: Outcome) -> None:
+        """See `bus.end.End`."""
+        self._send_all(outcome)
+
+    def wait(self, seconds: float) -> None:
+        """See `bus.end.End`."""
+        self._socket.poll(int(seconds * 1000))
+
+    def counts(self) -> Counts:
+        """See `bus.end.End`."""
+        leases = self._leases
+        return Counts(len(leases.peers), len(leases.live), dict(leases.ended), dict(self._rejected))
+
+    def close(self) -> None:
+        """Say bye to every proposer and leave, within half a second."""
+        if self._socket.closed:
+            return
+        if self._leases.peers:
+            self._send_all(Bye(run=self._run))
+            time.sleep(FAREWELL_SECONDS)
+        self._socket.close()
+        self._context.term()
+
+    def _receive(self, answers: list[Answer], now: float) -> None:
+        for _ in range(MESSAGES_PER_POLL):
+            try:
+                (peer, *frames), exact = receive_frames(self._socket, keep=2)
+            except zmq.Again:
+                return
+            try:
+                if not exact:
+                    raise Malformed("a message is one frame")
+                message = decode(frames[0], self._max_bytes)
+            except BadFrame as error:
+                self._rejected[error.reason] += 1
+                if error.answerable:
+                    self._send(peer, error.answer())
+            else:
+                self._take(peer, message, answers, now)
+
+    def _take(self, peer: Peer, message: Message, answers: list[Answer], now: float) -> None:
+        match message:
+            case Ready():
+                self._leases.ready(peer, message.credits, message.holding, now)
+                self._send_frame(peer, self._heard)
+            case Proposal():
+                if lease := self._leases.settle(message.lease, peer, now):
+                    answers.append(Answer(message, lease.digest))
+                else:
+                    self._reject(peer, Reject(reason="lease", lease=message.lease))
+            case Reject():
+                if message.lease is not None:
+                    self._leases.release(message.lease, peer, now)
+            case Bye():
+                self._leases.gone(peer)
+            case _:
+                self._reject(peer, Reject(reason="malformed", detail=f"a trainer is not sent {message.kind}"))
+
+    def _reject(self, peer: Peer, reject: Reject) -> None:
+        self._rejected[reject.reason] += 1
+        self._send(peer, reject)
+
+    def _send(self, peer: Peer, message: Message) -> bool:
+        return self._send_frame(peer, encode(message, self._max_bytes))
+
+    def _send_all(self, message: Message) -> None:
+        frame = encode(message, self._max_bytes)
+        for peer in self._leases.peers:
+            self._send_frame(peer, frame)
+
+    def _send_frame(self, peer: Peer, frame: bytes) -> bool:
+        """Send now; who cannot be reached, or reads nothing, is forgotten until it says ready again."""
+        sent = send(self._socket, [peer, frame])
+        if not sent:
+            self._leases.gone(peer)
+        return sent
+
+
+def _bind(context: zmq.Context[Socket], settings: BusSettings) -> Socket:
+    endpoint = settings.bind
+    host = host_of(endpoint)
+    if host is None and not endpoint.startswith("ipc://"):
+        raise UserError(f"bus.bind: {endpoint} is no address; write tcp://127.0.0.1:PORT")
+    if host is not None and not _is_loopback(host):
+        raise UserError(
+            f"bus.bind: {endpoint} is open to other hosts, which needs CURVE keys, and this version has none;"
+            " use tcp://127.0.0.1:PORT, and an SSH tunnel to reach it from another host"
+        )
+    socket = open_socket(context, zmq.ROUTER, endpoint, settings.max_frame_bytes)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else what is sent to a proposer that left is lost without a word
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        context.destroy(linger=0)
+        if error.errno == zmq.EADDRINUSE:
+            hint = "is in use, perhaps by another trainer; stop that or choose another port"
+        else:
+            hint = f"cannot be listened at ({error}); write tcp://127.0.0.1:PORT"
+        raise UserError(f"bus.bind: {endpoint} {hint}") from None
+    return socket
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""What both processes need: settings, recipes, metrics, health, logging. Imports nothing heavy."""

@@ -1,0 +1,24 @@
+"""Trouble that the user can mend."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Bad input: its text says in one line what was wrong, where, and what to do."""
+
+
+def run_command(command: Callable[[], int]) -> NoReturn:
+    """Run a program's main function; bad input ends it with one line and status 2, Ctrl-C with 130."""
+    try:
+        status = command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # the reader of our output (head, less) went away
+        status = 0
+        sys.stderr.close()
+    sys.exit(status)

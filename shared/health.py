@@ -1,0 +1,176 @@
+"""/metrics for Prometheus and a truthful /healthz, served by a thread beside the process's loop."""
+
+import gzip
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+
+from shared.errors import UserError
+from shared.settings import MetricsSettings
+
+log = logging.getLogger(__name__)
+
+CLIENT_SECONDS = 5.0
+"""A client that neither sends nor takes anything for so long is dropped."""
+
+CLIENTS = 32
+"""Clients served at once; more are hung up on, so that they cannot use up the process's files and threads."""
+
+
+class Health:
+    """Whether the process's loop is alive, as it says itself. Being made counts as the first beat."""
+
+    def __init__(self, stale_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stale_seconds = stale_seconds
+        self._clock = clock
+        self._beaten = clock()
+        self.ending = False
+        """The process sets it when it begins to leave."""
+
+    def beat(self) -> None:
+        """The loop has come round once more."""
+        self._beaten = self._clock()
+
+    def report(self) -> tuple[bool, dict[str, str | float]]:
+        """Whether all is well, and what /healthz says."""
+        age = self._clock() - self._beaten
+        status = "ending" if self.ending else "stale" if age > self._stale_seconds else "ok"
+        return status == "ok", {
+            "status": status,
+            "seconds_since_beat": round(age, 3),
+            "stale_seconds": self._stale_seconds,
+        }
+
+
+class Server(ThreadingTCPServer):
+    """Serves one registry and one health until it is closed."""
+
+    allow_reuse_address = True
+    daemon_threads = True  # a client that hangs must not hold up the end of the process
+    request_queue_size = CLIENTS
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health) -> None:
+        self.registry = registry
+        self.health = health
+        self._places = threading.BoundedSemaphore(CLIENTS)
+        self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]  # IPv4 or IPv6
+        super().__init__((host, port), _Handler)
+        self.port: int = self.server_address[1]
+        """Where it listens; tells the port where 0 left it open."""
+        threading.Thread(target=self.serve_forever, args=(0.1,), name="health", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.shutdown()
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, if there is a place."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, then free the place."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
+        """Say what went wrong on our side; clients that hang up are not worth a word."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            log.warning("metrics: %s: %s", type(error).__name__, error)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request of one client."""
+
+    server: Server
+    timeout = CLIENT_SECONDS
+    server_version = "tandem"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        """Answer /metrics and /healthz."""
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._send_metrics()
+        elif path == "/healthz":
+            healthy, report = self.server.health.report()
+            status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
+            self._send(status, json.dumps(report).encode() + b"\n", {"Content-Type": "application/json"})
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND, "try /metrics or /healthz")
+
+    do_HEAD = do_GET
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Refuse in one plain line; a method that has no do_METHOD comes here as 501, but means 405."""
+        status = HTTPStatus(code)
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        if status is HTTPStatus.NOT_IMPLEMENTED:
+            status, message = HTTPStatus.METHOD_NOT_ALLOWED, "try GET or HEAD"
+            headers["Allow"] = "GET, HEAD"
+        self._send(status, f"{message or status.phrase}\n".encode(), headers)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet: a line for each scrape would drown the progress."""
+
+    def _send_metrics(self) -> None:
+        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+        body = encode(self.server.registry)
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        if gzip_accepted(self.headers.get("Accept-Encoding", "")):
+            body = gzip.compress(body, compresslevel=1)
+            headers["Content-Encoding"] = "gzip"
+        self._send(HTTPStatus.OK, body, headers)
+
+    def _send(self, status: HTTPStatus, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def start(settings: MetricsSettings, registry: CollectorRegistry, health: Health) -> Server | None:
+    """Serve on the port of the settings or of $PORT; None without either, or where that port cannot be had.
+
+    Raises:
+        UserError: $PORT is no port.
+    """
+    port = _port(settings)
+    if port is None:
+        return None
+    try:
+        return Server(settings.host, port, registry, health)
+    except OSError as error:  # metrics are a convenience: the work goes on without them
+        reason = error.strerror or error
+        log.warning("metrics: cannot serve on %s port %d (%s); going on without", settings.host, port, reason)
+        return None
+
+
+def _port(settings: MetricsSettings) -> int | None:
+    text = os.environ.get("PORT", "")
+    if settings.port is not None or not text:
+        return settings.port
+    if not (text.isascii() and text.isdigit() and int(text) <= 65_535):
+        raise UserError(f"PORT in the environment is {text!r}, but a port is a number from 0 to 65535")
+    return int(text)

@@ -1,0 +1,173 @@
+"""Read the layers of settings and say which one a wrong value came from.
+
+The layers are those of `shared.settings`: a packaged recipe, a TOML file, the environment, the
+command line. A TOML file of the user's may name the recipe it builds on with `recipe = "agnews"`.
+"""
+
+import argparse
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import CliSettingsSource, EnvSettingsSource, SettingsError
+
+from shared.errors import UserError
+from shared.settings import Settings
+
+RECIPES = files("shared") / "recipes"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Some settings and where they came from."""
+
+    origin: str
+    values: dict[str, Any]
+
+
+def recipe_names() -> list[str]:
+    """The packaged recipes."""
+    return sorted(entry.name.removesuffix(".toml") for entry in RECIPES.iterdir() if entry.name.endswith(".toml"))
+
+
+def recipe_summary(name: str) -> str:
+    """A recipe's first comment line."""
+    return (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser with the recipe as argument and `--section.key` for every setting.
+
+    `shortcuts` maps a setting to a shorter option. Wrong use raises `UserError` instead of printing usage.
+    """
+
+    def __init__(self, prog: str, description: str, shortcuts: Mapping[str, str] | None = None) -> None:
+        super().__init__(prog=prog, description=description, usage="%(prog)s [RECIPE] [options]", allow_abbrev=False)
+        self._settings = CliSettingsSource[Any](
+            Settings,
+            root_parser=self,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            cli_implicit_flags=True,
+            cli_exit_on_error=False,
+            cli_shortcuts=dict(shortcuts or {}),
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """One line instead of a page of usage."""
+        raise UserError(f"{message}; `{self.prog} --help` explains every setting")
+
+    def resolve(self, options: argparse.Namespace) -> Settings:
+        """Join all layers; `options` is what `parse_args` gave.
+
+        Raises:
+            UserError: a value is unknown, of the wrong type or impossible; the line names key and origin.
+        """
+        try:
+            typed = dict(self._settings(parsed_args=options)())
+        except SettingsError as error:
+            raise UserError(f"the command line: {error}") from None
+        recipe = typed.pop("recipe", None) or os.environ.get("TANDEM_RECIPE") or "demo"
+        layers = [*_file_layers(recipe), Layer("the environment", _environment()), Layer("the command line", typed)]
+        return _join(layers)
+
+
+def load(values: dict[str, Any], origin: str) -> Settings:
+    """Settings saved earlier, as `Settings.model_dump` gives them."""
+    return _join([Layer(origin, values)])
+
+
+def _environment() -> dict[str, Any]:
+    prefix = Settings.model_config["env_prefix"]
+    for name in os.environ:
+        if name.startswith(prefix) and not _is_setting(name.removeprefix(prefix).lower().split("__"), Settings):
+            raise UserError(f"{name} in the environment is no setting; `python -m trainer --help` lists them")
+    try:
+        return {key: value for key, value in EnvSettingsSource(Settings)().items() if key != "recipe"}
+    except SettingsError as error:
+        raise UserError(f"the environment: {error}") from None
+
+
+def _is_setting(path: list[str], model: type[BaseModel]) -> bool:
+    field = model.model_fields.get(path[0])
+    if field is None:
+        return False
+    nested = field.annotation
+    if isinstance(nested, type) and issubclass(nested, BaseModel):
+        return len(path) == 1 or _is_setting(path[1:], nested)
+    return len(path) == 1
+
+
+def _file_layers(recipe: str) -> list[Layer]:
+    if recipe in recipe_names():
+        text = (RECIPES / f"{recipe}.toml").read_text(encoding="utf-8")
+        return [Layer(f"recipe {recipe}", {"recipe": recipe, **_parse(text, f"recipe {recipe}")})]
+    path = Path(recipe)
+    if not path.is_file():
+        raise UserError(f"no recipe or TOML file {recipe!r}; the recipes are: {', '.join(recipe_names())}")
+    try:
+        values = _parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from None
+    base = values.pop("recipe", None)
+    if base is None:
+        return [Layer(str(path), {"recipe": path.stem, **values})]
+    if base not in recipe_names():
+        raise UserError(f"{path}: recipe = {base!r} is no packaged recipe; they are: {', '.join(recipe_names())}")
+    return [*_file_layers(base), Layer(str(path), values)]
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{origin}: not TOML: {error}") from None
+
+
+def _join(layers: list[Layer]) -> Settings:
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer.values)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(detail, layers) for detail in error.errors())) from None
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Join two layers key by key; `task.labels` is one value, not a section."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        sections = isinstance(value, dict) and isinstance(under, dict) and key != "labels"
+        merged[key] = _merge(under, value) if sections else value  # type: ignore[arg-type]
+    return merged
+
+
+def _explain(detail: ErrorDetails, layers: list[Layer]) -> str:
+    where = [str(part) for part in detail["loc"]]
+    if not where:
+        return detail["msg"].removeprefix("Value error, ")
+    key = ".".join(where)
+    if detail["type"] == "extra_forbidden":
+        return f"{key} ({_origin(where, layers)}) is no setting; `python -m trainer --help` lists them"
+    given = "" if isinstance(detail["input"], BaseModel | dict) else f", not {detail['input']!r}"
+    return f"{key} ({_origin(where, layers)}): {detail['msg']}{given}"
+
+
+def _origin(path: list[str], layers: list[Layer]) -> str:
+    for layer in reversed(layers):
+        values: Any = layer.values
+        for part in path:
+            if not isinstance(values, dict) or part not in values:
+                break
+            values = values[part]
+        else:
+            return f"from {layer.origin}"
+    return "a default"

@@ -1,0 +1,110 @@
+"""`python -m trainer RECIPE`: tune a prompt, test it once, keep the result."""
+
+import logging
+from pathlib import Path
+
+from shared import health, logs
+from shared.errors import UserError, run_command
+from shared.layers import CommandLine, recipe_names, recipe_summary
+from shared.metrics import TrainerMetrics
+from shared.settings import Settings
+from trainer.folder import SUMMARY, RunFolder, find_run, read_settings
+from trainer.signals import Stopped, StopSignals
+
+log = logging.getLogger("trainer")
+
+
+def main() -> int:
+    """Read the command line and run what it asks for; the exit status."""
+    parser = CommandLine("python -m trainer", "Tune a soft prompt with gradients and proposals in words.")
+    parser.add_argument("--list", action="store_true", help="list the packaged recipes and end")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; its settings are kept")
+    parser.add_argument("--replay", metavar="RUN", help="repeat a run with its recorded proposals, without any LLM")
+    options = parser.parse_args()
+    logs.set_up()
+    if options.list:
+        for name in recipe_names():
+            print(f"{name:24}{recipe_summary(name)}")
+        return 0
+    if options.resume and options.replay:
+        raise UserError("--resume and --replay exclude each other")
+    signals = StopSignals()
+    signals.install()
+    try:
+        return _run(parser.resolve(options), options.resume, options.replay, signals)
+    except Stopped:
+        return 128 + signals.number
+
+
+def _run(settings: Settings, resume: str | None, replay: str | None, signals: StopSignals) -> int:
+    recorded = find_run(replay, settings.folder) if replay else None
+    if resume:
+        folder, settings = RunFolder.open(resume, settings.folder)
+        if (folder.path / SUMMARY).exists():
+            raise UserError(f"{folder.path} is finished; see its {SUMMARY}")
+    else:
+        if recorded:
+            settings = read_settings(recorded).model_copy(update={"name": None})
+        folder = RunFolder.create(settings)
+    metrics = TrainerMetrics(recipe=settings.recipe, run=folder.name)
+    life = health.Health(settings.metrics.stale_seconds)
+    server = health.start(settings.metrics, metrics.registry, life)
+    try:
+        _tune_and_test(settings, folder, recorded, metrics, life, signals)
+    except Stopped:
+        log.info("stopped; go on with: python -m trainer --resume %s", folder.path)
+        raise
+    finally:
+        life.ending = True
+        folder.close()
+        if server:
+            server.close()
+    return 0
+
+
+def _tune_and_test(
+    settings: Settings,
+    folder: RunFolder,
+    recorded: Path | None,
+    metrics: TrainerMetrics,
+    life: health.Health,
+    signals: StopSignals,
+) -> None:
+    import torch  # here, so that --help and bad settings answer at once
+
+    from trainer.backbones import load_backbone
+    from trainer.export import export_best
+    from trainer.summary import Row, lineage_lines, member_words, summarise, table
+    from trainer.tasks import load_task
+    from trainer.tune import RECORD, Ground, Watch, test_fitness, tune, untrained
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    log.info("run %s: recipe %s, seed %d, %d lane-steps", folder.path, settings.recipe, settings.seed, settings.steps)
+    task = load_task(settings.task, settings.seed)
+    ground = Ground(task, load_backbone(settings, task.labels), life.beat)
+    watch = Watch(metrics, life, signals)
+
+    result, state = tune(settings, ground, folder, watch, recorded / RECORD if recorded else None)
+    results = [("untrained prompt", untrained(settings, ground)), (f"Tandem, {result.kind}", result)]
+    if settings.baseline and settings.restarts.policy != "none":
+        log.info("baseline: plain prompt tuning with the same %d lane-steps", settings.steps)
+        plain, _ = tune(_without_restarts(settings), ground, RunFolder(folder.path / "baseline"), watch)
+        results.append((f"plain prompt tuning, {plain.kind}", plain))
+
+    rows = [Row(name, found.dev, test_fitness(found, ground)) for name, found in results]
+    words = member_words(result, ground.backbone.vocabulary, settings)
+    export_best(folder.path, result, task.labels, words, settings)
+    folder.write_json(SUMMARY, summarise(settings, folder, state, result, rows, words))
+    print(f"\n{table(rows)}\n")
+    print("\n".join(lineage_lines(result, words)))
+    print(f"\nresult: {folder.path}/best   history: {folder.path}/history.jsonl   summary: {folder.path}/{SUMMARY}")
+
+
+def _without_restarts(settings: Settings) -> Settings:
+    plain = settings.restarts.model_copy(update={"policy": "none"})
+    return settings.model_copy(update={"restarts": plain})
+
+
+if __name__ == "__main__":
+    run_command(main)

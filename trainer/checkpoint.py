@@ -1,0 +1,126 @@
+"""Save and restore all of a run that changes, as one safetensors file replaced in one move."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from shared.errors import UserError
+from shared.settings import Settings
+from trainer.fitness import Fitness
+from trainer.lanes import Lane, Origin, open_lane
+from trainer.pool import Pool, Snapshot
+from trainer.restarts import Restarts
+from trainer.starts import Starts
+from trainer.state import State
+from trainer.trajectory import Trajectory
+
+FILE = "checkpoint/state.safetensors"
+
+
+def save_checkpoint(folder: Path, state: State, starts: Starts) -> None:
+    """Write the checkpoint of the run in `folder`; a reader sees the old one or the new one."""
+    path = folder / FILE
+    path.parent.mkdir(exist_ok=True)
+    tensors: dict[str, Tensor] = {"starts": starts.generator.get_state()}
+    for lane in state.lanes:
+        tensors[f"lane.{lane.number}.prompt"] = lane.prompt.detach()
+        for name, value in lane.optimizer.state[lane.prompt].items():
+            tensors[f"lane.{lane.number}.optimizer.{name}"] = value
+    for index, snapshot in enumerate(state.pool.snapshots):
+        tensors[f"pool.{index}.prompt"] = snapshot.prompt
+    part = path.with_suffix(".part")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, part, {"state": json.dumps(_plain(state))}
+    )
+    part.replace(path)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run in `folder` was saved."""
+    return (folder / FILE).is_file()
+
+
+def load_checkpoint(folder: Path, settings: Settings, starts: Starts, device: torch.device) -> State:
+    """The state saved in `folder`.
+
+    Raises:
+        UserError: the checkpoint is absent or damaged.
+    """
+    path = folder / FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        starts.generator.set_state(tensors["starts"])
+        return _restore(plain, {name: tensor.to(device) for name, tensor in tensors.items()}, settings)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: cannot be resumed from: {error}") from None
+
+
+def _plain(state: State) -> dict[str, Any]:
+    return {
+        "lanes": [{"number": lane.number, "age": lane.age, "lineage": _origins(lane.lineage)} for lane in state.lanes],
+        "dev": asdict(state.dev),
+        "trajectory": state.trajectory.state(),
+        "restarts": state.restarts.state(),
+        "pool": [
+            {"lane": kept.lane, "step": kept.step, "lineage": _origins(kept.lineage), "dev": asdict(kept.dev)}
+            for kept in state.pool.snapshots
+        ],
+        "spent": state.spent,
+        "turns": state.turns,
+        "opened": state.opened,
+        "seconds": state.seconds,
+        "stalled_seconds": state.stalled_seconds,
+    }
+
+
+def _restore(plain: dict[str, Any], tensors: dict[str, Tensor], settings: Settings) -> State:
+    return State(
+        lanes=[_lane(entry, tensors, settings) for entry in plain["lanes"]],
+        dev=Fitness(**plain["dev"]),
+        trajectory=Trajectory.restore(plain["trajectory"]),
+        restarts=Restarts.restore(settings.restarts, settings.steps, plain["restarts"]),
+        pool=Pool(
+            [
+                Snapshot(
+                    entry["lane"],
+                    entry["step"],
+                    tensors[f"pool.{index}.prompt"],
+                    _lineage(entry["lineage"]),
+                    Fitness(**entry["dev"]),
+                )
+                for index, entry in enumerate(plain["pool"])
+            ]
+        ),
+        **{key: plain[key] for key in ("spent", "turns", "opened", "seconds", "stalled_seconds")},
+    )
+
+
+def _lane(entry: dict[str, Any], tensors: dict[str, Tensor], settings: Settings) -> Lane:
+    name = f"lane.{entry['number']}."
+    lane = open_lane(entry["number"], tensors[f"{name}prompt"], _lineage(entry["lineage"]), settings.optimizer)
+    lane.age = entry["age"]
+    moments = {
+        key.removeprefix(f"{name}optimizer."): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(f"{name}optimizer.")
+    }
+    if moments:
+        saved = lane.optimizer.state_dict()
+        lane.optimizer.load_state_dict({**saved, "state": {0: moments}})
+    return lane
+
+
+def _origins(lineage: tuple[Origin, ...]) -> list[dict[str, Any]]:
+    return [asdict(origin) for origin in lineage]
+
+
+def _lineage(origins: list[dict[str, Any]]) -> tuple[Origin, ...]:
+    return tuple(Origin(**origin) for origin in origins)

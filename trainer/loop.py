@@ -1,0 +1,255 @@
+"""The training loop: gradient descent on every lane, restarts merged when they arrive.
+
+One turn of the loop looks at the bus, opens and judges challengers, takes one gradient step of all
+lanes in a single stacked pass, and measures the development split when that is due. It never waits,
+but for the rounds of `sync` mode.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from bus.end import Answer, End
+from bus.messages import Digest, Fate, Outcome
+from shared.health import Health
+from shared.metrics import TrainerMetrics
+from shared.settings import Settings
+from trainer.backbones.dual_encoder import DualEncoder
+from trainer.batches import batch_rows
+from trainer.checkpoint import save_checkpoint
+from trainer.fitness import Examples, Fitness, fitness, losses
+from trainer.folder import RunFolder
+from trainer.lanes import Lane, Origin, descend, open_lane, stack
+from trainer.pool import Snapshot
+from trainer.report import Reporter
+from trainer.restarts import Candidate, outscored
+from trainer.signals import StopSignals
+from trainer.starts import Starts
+from trainer.state import State
+
+COUNTS_EVERY = 10
+"""Turns between two readings of the bus's counters for the metrics."""
+
+
+@dataclass
+class Loop:
+    """Trains until the budget is spent or a signal comes."""
+
+    settings: Settings
+    state: State
+    backbone: DualEncoder
+    labels: list[str]
+    train: Examples
+    dev: Examples
+    starts: Starts
+    end: End | None
+    """Where proposals come from; none for plain prompt tuning."""
+    folder: RunFolder
+    reporter: Reporter
+    metrics: TrainerMetrics
+    health: Health
+    signals: StopSignals
+
+    def begin(self) -> None:
+        """Measure the start, which is the first point of the trajectory and the first prompt in words."""
+        self.mark_point()
+        origin = self.state.lanes[0].lineage[0]
+        if origin.words:
+            self.state.trajectory.measure(origin.words, self.state.dev)
+
+    def run(self) -> bool:
+        """Train; false when a signal ended it before the budget was spent."""
+        state, budget = self.state, self.settings.steps
+        while state.spent < budget and not self.signals.stopping:
+            began = time.perf_counter()
+            if self.end is not None:
+                self._meet_proposers(self.end)
+            met = time.perf_counter()
+            lanes = state.lanes[: budget - state.spent]
+            before = state.spent
+            train_losses = self._step(lanes)
+            for lane in [lane for lane in state.lanes[1:] if state.restarts.due(lane.number, lane.age)]:
+                self._judge(lane)
+            if self._crosses_evaluation(before):
+                self.mark_point()
+            state.seconds += time.perf_counter() - began
+            state.stalled_seconds += met - began
+            self._beat(train_losses[0], len(lanes), time.perf_counter() - met, met - began)
+        if state.spent >= budget:
+            self._finish()
+        return state.spent >= budget
+
+    def _crosses_evaluation(self, before: int) -> bool:
+        """Whether an evaluation lies between `before` lane-steps and those spent now."""
+        per, budget = self.settings.evaluations, self.settings.steps
+        return self.state.spent * per // budget > before * per // budget
+
+    def _beat(self, train_loss: float, lanes: int, step_seconds: float, bus_seconds: float) -> None:
+        self.health.beat()
+        self.metrics.step(lanes, step_seconds, bus_seconds)
+        self.metrics.train_loss.set(train_loss)
+        if self.end is not None and self.state.turns % COUNTS_EVERY == 0:
+            counts = self.end.counts()
+            self.metrics.bus(counts.peers, counts.live, counts.ended, counts.rejected)
+
+    # Gradient descent
+
+    def _step(self, lanes: list[Lane]) -> list[float]:
+        """One gradient step of `lanes`, all on the same batch; their training losses."""
+        state = self.state
+        rows = batch_rows(state.turns, self.settings.optimizer.batch, len(self.train.targets), self.settings.seed)
+        logits = self.backbone.logits(stack([lane.prompt for lane in lanes]), self.train.inputs[rows])
+        lane_losses = losses(logits, self.train.targets[rows])
+        descend(lanes, lane_losses)
+        state.turns += 1
+        state.spent += len(lanes)
+        values: list[float] = lane_losses.tolist()
+        state.trajectory.step(values[0])
+        self.reporter.step(state.spent, lanes, values)
+        return values
+
+    # Fitness
+
+    @torch.no_grad()
+    def _measure(self, prompts: list[torch.Tensor]) -> list[Fitness]:
+        """Fitness of prompts [tokens, dim] on the development split, in one stacked pass."""
+        return fitness(self.backbone.logits(stack(prompts), self.dev.inputs), self.dev.targets)
+
+    def _evaluate(self, lanes: list[Lane]) -> list[Fitness]:
+        """Measure `lanes` and remember them as they are now."""
+        state = self.state
+        found = self._measure([lane.prompt for lane in lanes])
+        for lane, dev in zip(lanes, found, strict=True):
+            state.pool.add(Snapshot(lane.number, state.spent, lane.prompt.detach().clone(), lane.lineage, dev))
+        state.dev = found[0]
+        return found
+
+    def mark_point(self) -> None:
+        """Measure all lanes, add a point to the trajectory and save a checkpoint."""
+        state = self.state
+        found = self._evaluate(state.lanes)
+        point = state.trajectory.evaluated(
+            state.spent, state.lanes[0].prompt, found[0], self.backbone.vocabulary, self.settings
+        )
+        self.reporter.point(point, state.lanes, found, state.seconds)
+        self.metrics.dev_loss.set(point.dev_loss)
+        save_checkpoint(self.folder.path, state, self.starts)
+
+    # Proposers
+
+    def _meet_proposers(self, end: End) -> None:
+        """Merge what arrived, and lease a digest if a proposal is due and somebody is free."""
+        for answer in end.poll(time.monotonic()):
+            self._merge(answer)
+        if self.state.restarts.wants(self.state.spent):
+            if self.settings.restarts.mode == "sync":
+                self._hold_round(end)
+            else:
+                self._ask(end)
+        self._start_candidates()
+
+    def _ask(self, end: End) -> bool:
+        """Lease the digest of this moment to everybody who is free; false if nobody is."""
+        state, asked = self.state, False
+        while end.can_lease():
+            digest = self._digest()
+            if end.lease(digest, time.monotonic()) is None:
+                break
+            state.restarts.asked(state.spent)
+            self.reporter.asked(digest)
+            self.metrics.digests.inc()
+            asked = True
+        return asked
+
+    def _digest(self) -> Digest:
+        state, prompt = self.state, self.state.lanes[0].prompt
+        return state.trajectory.digest(
+            self.folder.name,
+            state.spent,
+            prompt.detach(),
+            prompt.grad,
+            self.labels,
+            self.backbone.vocabulary,
+            self.settings,
+        )
+
+    def _hold_round(self, end: End) -> None:
+        """Ask and wait for the answer, as the paper alternates; go on without one after `sync_wait_seconds`."""
+        deadline = time.monotonic() + self.settings.restarts.sync_wait_seconds
+        asked, answered = False, False
+        while not answered and time.monotonic() < deadline and not self.signals.stopping:
+            asked = asked or self._ask(end)
+            end.wait(0.1)
+            self.health.beat()
+            for answer in end.poll(time.monotonic()):
+                self._merge(answer)
+                answered = True
+        if not answered:
+            self.state.restarts.skip_round(self.state.spent)
+            self.reporter.unanswered(self.settings.restarts.sync_wait_seconds)
+
+    def _merge(self, answer: Answer) -> None:
+        """Measure a proposal's candidates together and queue the good ones."""
+        state, proposal = self.state, answer.proposal
+        words = [self.starts.trim(words) for words in proposal.candidates]
+        fresh, fates = state.restarts.receive(words, proposal.lease, answer.digest.step, state.spent)
+        if fresh:
+            for candidate, dev in zip(fresh, self._measure([self.starts.embed(c.words) for c in fresh]), strict=True):
+                candidate.score = dev.loss
+                state.trajectory.measure(candidate.words, dev)
+        fates += [outscored(candidate) for candidate in state.restarts.scored(fresh)]
+        self.reporter.proposal(answer, state.spent, fresh)
+        self.metrics.staleness.observe(state.spent - answer.digest.step)
+        self._tell(proposal.lease, fates)
+
+    def _start_candidates(self) -> None:
+        state = self.state
+        while candidate := state.restarts.start(state.spent, state.dev.loss):
+            origin = Origin("proposal", candidate.words, state.spent)
+            lineage = (*state.lanes[0].lineage, origin)
+            lane = open_lane(state.opened, self.starts.embed(candidate.words), lineage, self.settings.optimizer)
+            state.opened += 1
+            if self.settings.restarts.policy == "trial":
+                state.lanes.append(lane)
+                state.restarts.opened(lane.number, candidate)
+                self.reporter.opened(lane, candidate, state.dev, state.spent)
+            else:
+                self._adopt(lane)
+                self._conclude(candidate, state.restarts.replaced(candidate, state.dev.loss), lane)
+                self._evaluate(state.lanes)
+
+    def _judge(self, challenger: Lane) -> None:
+        """End a trial: the challenger becomes the incumbent or is dropped."""
+        state = self.state
+        incumbent, contender = self._evaluate([state.lanes[0], challenger])
+        candidate = state.restarts.trials[challenger.number].candidate
+        fate = state.restarts.judge(challenger.number, incumbent.loss, contender.loss)
+        state.lanes.remove(challenger)
+        if fate.fate == "adopted":
+            state.dev = contender
+            self._adopt(challenger)
+        self.metrics.trial_gain.observe(incumbent.loss - contender.loss)
+        self._conclude(candidate, fate, challenger)
+
+    def _adopt(self, lane: Lane) -> None:
+        self.state.lanes[0] = lane
+        self.state.trajectory.restarted()
+
+    def _conclude(self, candidate: Candidate, fate: Fate, lane: Lane) -> None:
+        self.reporter.judged(lane, fate, self.state.spent)
+        self._tell(candidate.lease, [fate])
+
+    def _tell(self, lease: str, fates: list[Fate]) -> None:
+        """Tell proposers, digests and metrics what became of candidates."""
+        if not fates:
+            return
+        self.state.trajectory.fates += fates
+        for fate in fates:
+            self.metrics.candidates.inc(fate.fate)
+        if self.end is not None:
+            self.end.tell(Outcome(run=self.folder.name, lease=lease, step=self.state.spent, fates=fates))
+
+    def _finish(self) -> None:
+        for candidate, fate in self.state.restarts.finish():
+            self._tell(candidate.lease, [fate])

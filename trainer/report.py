@@ -1,0 +1,108 @@
+"""What a run tells: lines for people, events for the history."""
+
+import logging
+from dataclasses import asdict
+
+from bus.end import Answer
+from bus.messages import Digest, Fate, Point
+from trainer.fitness import Fitness
+from trainer.folder import RunFolder
+from trainer.lanes import Lane
+from trainer.progress import step_bar
+from trainer.restarts import Candidate
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Tells of one run."""
+
+    def __init__(self, folder: RunFolder, budget: int, spent: int) -> None:
+        self._folder = folder
+        self._budget = budget
+        self._bar = step_bar(budget, spent)
+
+    def step(self, spent: int, lanes: list[Lane], train_losses: list[float]) -> None:
+        """One gradient step of `lanes`."""
+        self._folder.log("step", step=spent, lanes=[lane.number for lane in lanes], train_losses=train_losses)
+        self._bar.update(len(lanes))
+
+    def point(self, point: Point, lanes: list[Lane], found: list[Fitness], seconds: float) -> None:
+        """The development split was measured on all lanes."""
+        self._folder.log(
+            "evaluation",
+            **point.model_dump(),
+            lanes=[
+                {"lane": lane.number, "age": lane.age, **asdict(dev)} for lane, dev in zip(lanes, found, strict=True)
+            ],
+        )
+        self._folder.flush()
+        train = "" if point.train_loss is None else f"train {point.train_loss:.3f}  "
+        pace = f"  {point.step / seconds:.0f} lane-steps/s" if seconds and point.step else ""
+        log.info(
+            "step %d/%d  %s  %sdev %.3f, %.1f%%%s  %r",
+            point.step,
+            self._budget,
+            "1 lane" if len(lanes) == 1 else f"{len(lanes)} lanes",
+            train,
+            point.dev_loss,
+            100 * point.dev_accuracy,
+            pace,
+            point.words,
+        )
+
+    def asked(self, digest: Digest) -> None:
+        """A digest was leased."""
+        self._folder.log("digest", step=digest.step, sequence=digest.sequence, wanted=digest.wanted)
+        log.info("step %d  asked for %d prompts", digest.step, digest.wanted)
+
+    def unanswered(self, seconds: float) -> None:
+        """A round of sync mode went by without an answer."""
+        log.warning("no proposal within %g s; going on without (is a proposer running?)", seconds)
+
+    def proposal(self, answer: Answer, spent: int, fresh: list[Candidate]) -> None:
+        """A proposal arrived and its new candidates were measured."""
+        proposal = answer.proposal
+        scores = [{"words": candidate.words, "score": candidate.score} for candidate in fresh]
+        self._folder.log(
+            "candidates", step=spent, asked=answer.digest.step, lease=proposal.lease, model=proposal.model, new=scores
+        )
+        log.info(
+            "step %d  %s answered what was asked at step %d: %d prompts, %d of them new",
+            spent,
+            proposal.model,
+            answer.digest.step,
+            len(proposal.candidates),
+            len(fresh),
+        )
+        for candidate in sorted(fresh, key=lambda candidate: candidate.score or 0.0):
+            log.info("         dev %.3f  %r", candidate.score, candidate.words)
+
+    def opened(self, lane: Lane, candidate: Candidate, incumbent: Fitness, spent: int) -> None:
+        """A challenger begins its trial."""
+        self._folder.log("trial", step=spent, lane=lane.number, words=candidate.words, score=candidate.score)
+        log.info(
+            "step %d  lane %d starts from %r (dev %.3f, incumbent %.3f)",
+            spent,
+            lane.number,
+            candidate.words,
+            candidate.score,
+            incumbent.loss,
+        )
+
+    def judged(self, lane: Lane, fate: Fate, spent: int) -> None:
+        """A trial ended, or a candidate replaced the incumbent."""
+        self._folder.log("outcome", step=spent, lane=lane.number, **fate.model_dump())
+        log.info(
+            "step %d  lane %d %s, dev loss %.3f %s: %r",
+            spent,
+            lane.number,
+            fate.fate,
+            abs(fate.gain or 0.0),
+            "lower" if (fate.gain or 0.0) > 0 else "higher",
+            fate.words,
+        )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()

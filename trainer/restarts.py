@@ -1,0 +1,219 @@
+"""Restarts: which proposals become challengers, and which challengers become the incumbent.
+
+A pure state machine. It sees words and numbers, never a tensor, a socket or a clock; the loop
+measures, trains and reports back.
+"""
+
+import re
+import unicodedata
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bus.messages import Fate
+from shared.settings import RestartSettings
+
+LONGEST_WORDS = 200
+"""Characters of a candidate; the rest of the untrusted text is cut off at a word."""
+
+
+@dataclass
+class Candidate:
+    """A prompt in words that somebody proposed."""
+
+    words: str
+    lease: str
+    asked: int
+    """Lane-steps spent when its digest was taken."""
+    score: float | None = None
+    """Development loss of the words themselves."""
+
+
+@dataclass
+class Trial:
+    """A challenger that proves itself."""
+
+    candidate: Candidate
+    ends: int
+    """The age at which it is judged."""
+
+
+@dataclass
+class Tally:
+    """Counts for the summary."""
+
+    digests_leased: int = 0
+    received: int = 0
+    candidates: int = 0
+    duplicates: int = 0
+    scored: int = 0
+    trials: int = 0
+    adopted: int = 0
+    stale: int = 0
+
+
+@dataclass
+class Restarts:
+    """All that is known of proposals in one run."""
+
+    settings: RestartSettings
+    budget: int
+    """Lane-steps in all."""
+    tally: Tally = field(default_factory=Tally)
+    seen: set[str] = field(default_factory=set)
+    """Every prompt in words that was ever measured, folded."""
+    waiting: list[Candidate] = field(default_factory=list)
+    """Measured and not yet tried, best first."""
+    trials: dict[int, Trial] = field(default_factory=dict)
+    """By lane number."""
+    next_request: int = 0
+    """Lane-steps at which the next request for proposals is due."""
+
+    def wants(self, spent: int) -> bool:
+        """Whether proposers should be asked now. Never when there is no budget left to use an answer."""
+        return self.settings.policy != "none" and spent >= self.next_request and self.has_room(spent)
+
+    def asked(self, spent: int) -> None:
+        """A digest was leased."""
+        self.tally.digests_leased += 1
+        self.next_request = spent + self.settings.every
+
+    def has_room(self, spent: int) -> bool:
+        """Whether the budget left lets one more restart train for `trial_steps`."""
+        lanes = 2 + len(self.trials) if self.settings.policy == "trial" else 1
+        return self.budget - spent >= lanes * self.settings.trial_steps
+
+    def skip_round(self, spent: int) -> None:
+        """A round of sync mode brought no answer; the next is due as if it had."""
+        self.next_request = spent + self.settings.every
+
+    def receive(self, words: list[str], lease: str, asked: int, spent: int) -> tuple[list[Candidate], list[Fate]]:
+        """Take a proposal: the candidates that are new and to be measured, and the fates of the others.
+
+        Args:
+            words: its candidates; untrusted text.
+            lease: the lease it settled.
+            asked: lane-steps spent when its digest was taken.
+            spent: lane-steps spent now.
+        """
+        self.tally.received += 1
+        self.tally.candidates += len(words)
+        late = not self.has_room(spent)
+        self.tally.stale += late
+        fresh: list[Candidate] = []
+        fates: list[Fate] = []
+        for cleaned in map(clean_words, words):
+            if not cleaned:
+                fates.append(Fate(words="", fate="empty"))
+            elif not self.notice(cleaned):
+                self.tally.duplicates += 1
+                fates.append(Fate(words=cleaned, fate="duplicate"))
+            elif late:
+                fates.append(Fate(words=cleaned, fate="stale"))
+            else:
+                fresh.append(Candidate(cleaned, lease, asked))
+        return fresh, fates
+
+    def notice(self, words: str) -> bool:
+        """Remember `words` as tried; false when they were already."""
+        folded = words.casefold()
+        known = folded in self.seen
+        self.seen.add(folded)
+        return not known
+
+    def scored(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Queue measured candidates, best first, and return those that the full queue drops."""
+        self.tally.scored += len(candidates)
+        ranked = sorted([*self.waiting, *candidates], key=_score)
+        keep = self.settings.queue if self.settings.policy == "trial" else 1
+        self.waiting = ranked[:keep]
+        return ranked[keep:]
+
+    def start(self, spent: int, incumbent_loss: float) -> Candidate | None:
+        """The candidate to start now, if any; call again until there is none.
+
+        Args:
+            spent: lane-steps spent.
+            incumbent_loss: the incumbent's development loss, which `greedy` compares with.
+        """
+        free = self.settings.policy != "trial" or len(self.trials) < self.settings.challengers
+        if not self.waiting or not free or not self.has_room(spent):
+            return None
+        if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
+            return None
+        return self.waiting.pop(0)
+
+    def opened(self, lane: int, candidate: Candidate) -> None:
+        """A challenger lane was opened for `candidate`."""
+        self.tally.trials += 1
+        self.trials[lane] = Trial(candidate, self.settings.trial_steps)
+
+    def due(self, lane: int, age: int) -> bool:
+        """Whether the challenger in `lane` is to be judged at this age."""
+        return lane in self.trials and age >= self.trials[lane].ends
+
+    def judge(self, lane: int, incumbent_loss: float, challenger_loss: float) -> Fate:
+        """End a trial: adopted only if the challenger's development loss is the lower one."""
+        candidate = self.trials.pop(lane).candidate
+        gain = incumbent_loss - challenger_loss
+        if gain > 0:
+            self.tally.adopted += 1
+        return Fate(words=candidate.words, fate="adopted" if gain > 0 else "dropped", score=candidate.score, gain=gain)
+
+    def replaced(self, candidate: Candidate, incumbent_loss: float) -> Fate:
+        """`candidate` became the incumbent without a trial."""
+        self.tally.adopted += 1
+        gain = incumbent_loss - _score(candidate)
+        return Fate(words=candidate.words, fate="adopted", score=candidate.score, gain=gain)
+
+    def finish(self) -> list[tuple[Candidate, Fate]]:
+        """The budget is spent: what was waiting was outscored, what was on trial stays unfinished."""
+        ended = [(candidate, outscored(candidate)) for candidate in self.waiting]
+        for candidate in (trial.candidate for trial in self.trials.values()):
+            ended.append((candidate, Fate(words=candidate.words, fate="unfinished", score=candidate.score)))
+        self.waiting, self.trials = [], {}
+        return ended
+
+    def state(self) -> dict[str, Any]:
+        """All that a checkpoint keeps, as JSON."""
+        return {
+            "tally": asdict(self.tally),
+            "seen": sorted(self.seen),
+            "waiting": [asdict(candidate) for candidate in self.waiting],
+            "trials": {str(lane): asdict(trial) for lane, trial in self.trials.items()},
+            "next_request": self.next_request,
+        }
+
+    @classmethod
+    def restore(cls, settings: RestartSettings, budget: int, state: dict[str, Any]) -> "Restarts":
+        """The machine that `state` was taken of."""
+        return cls(
+            settings,
+            budget,
+            Tally(**state["tally"]),
+            set(state["seen"]),
+            [Candidate(**candidate) for candidate in state["waiting"]],
+            {
+                int(lane): Trial(Candidate(**trial["candidate"]), trial["ends"])
+                for lane, trial in state["trials"].items()
+            },
+            state["next_request"],
+        )
+
+
+def outscored(candidate: Candidate) -> Fate:
+    """The fate of a candidate that was measured and never tried."""
+    return Fate(words=candidate.words, fate="outscored", score=candidate.score)
+
+
+def clean_words(raw: str) -> str:
+    """Untrusted text as one line of at most `LONGEST_WORDS` characters without control characters."""
+    text = unicodedata.normalize("NFKC", raw)
+    text = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
+    text = re.sub(r" +", " ", text).strip()
+    if len(text) <= LONGEST_WORDS:
+        return text
+    return text[: LONGEST_WORDS + 1].rsplit(" ", 1)[0][:LONGEST_WORDS].strip()
+
+
+def _score(candidate: Candidate) -> float:
+    return float("inf") if candidate.score is None else candidate.score

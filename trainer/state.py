@@ -1,0 +1,31 @@
+"""All of a run that changes."""
+
+from dataclasses import dataclass
+
+from trainer.fitness import Fitness
+from trainer.lanes import Lane
+from trainer.pool import Pool
+from trainer.restarts import Restarts
+from trainer.trajectory import Trajectory
+
+
+@dataclass
+class State:
+    """All of a run that changes; a checkpoint holds this."""
+
+    lanes: list[Lane]
+    """The incumbent first, then the challengers."""
+    dev: Fitness
+    """The incumbent's fitness when it was last measured."""
+    trajectory: Trajectory
+    restarts: Restarts
+    pool: Pool
+    spent: int = 0
+    """Lane-steps."""
+    turns: int = 0
+    """Turns of the loop; a batch is drawn by it."""
+    opened: int = 1
+    """Lanes opened so far; the number of the next."""
+    seconds: float = 0.0
+    stalled_seconds: float = 0.0
+    """Spent in bus and restart bookkeeping, with the waits of sync mode."""

@@ -1,0 +1,156 @@
+"""What the gradients did lately, and the digest of it that proposers read."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bus.messages import Digest, Fate, Measured, Point, Push, Slope
+from shared.settings import Settings
+from trainer.fitness import Fitness
+from trainer.vocabulary import Vocabulary
+
+RECENT = 20
+"""Steps that the slope is fitted to."""
+PATIENCE = 3
+"""Evaluations without a better development loss that make a plateau."""
+POINTS = 10
+"""Points of the trajectory in a digest."""
+BEST = 16
+"""Measured prompts in a digest."""
+FATES = 16
+"""Fates in a digest."""
+TOWARD = 5
+"""Words for each position's push."""
+
+
+@dataclass
+class Trajectory:
+    """The incumbent's way so far, and every prompt in words that was measured."""
+
+    points: list[Point] = field(default_factory=list)
+    measured: dict[str, Measured] = field(default_factory=dict)
+    """By words; the best are told to proposers."""
+    fates: list[Fate] = field(default_factory=list)
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """The incumbent's training losses of the last steps."""
+    since_point: list[float] = field(default_factory=list)
+    """Its training losses since the last point."""
+    digests: int = 0
+
+    def step(self, train_loss: float) -> None:
+        """Note the incumbent's training loss of one step."""
+        self.recent.append(train_loss)
+        self.since_point.append(train_loss)
+
+    def evaluated(self, spent: int, prompt: Tensor, dev: Fitness, vocabulary: Vocabulary, settings: Settings) -> Point:
+        """Add a point for the incumbent's `prompt` [tokens, dim] after `spent` lane-steps."""
+        words, nearness = vocabulary.nearest(prompt.detach(), settings.prompt.projection)
+        mean = sum(self.since_point) / len(self.since_point) if self.since_point else None
+        point = Point(
+            step=spent,
+            words=" ".join(words),
+            nearness=nearness,
+            train_loss=mean,
+            dev_loss=dev.loss,
+            dev_accuracy=dev.accuracy,
+        )
+        self.points.append(point)
+        self.since_point.clear()
+        return point
+
+    def measure(self, words: str, dev: Fitness) -> None:
+        """Remember what the development split says of a prompt in words."""
+        self.measured[words] = Measured(words=words, loss=dev.loss, accuracy=dev.accuracy)
+
+    def restarted(self) -> None:
+        """Forget the old incumbent's recent losses: slope and plateau speak of the one that trains now."""
+        self.recent.clear()
+        self.since_point.clear()
+
+    @property
+    def plateau(self) -> bool:
+        """Whether the development loss has stopped improving."""
+        losses = [point.dev_loss for point in self.points]
+        return len(losses) > PATIENCE and min(losses[-PATIENCE:]) >= min(losses[:-PATIENCE])
+
+    def slope(self) -> float:
+        """Least-squares slope of the recent training losses, per step."""
+        if len(self.recent) < 2:
+            return 0.0
+        steps = torch.arange(len(self.recent), dtype=torch.float64)
+        losses = torch.tensor(list(self.recent), dtype=torch.float64)
+        steps -= steps.mean()
+        return float((steps @ losses) / (steps @ steps))
+
+    def digest(
+        self,
+        run: str,
+        spent: int,
+        prompt: Tensor,
+        gradient: Tensor | None,
+        labels: list[str],
+        vocabulary: Vocabulary,
+        settings: Settings,
+    ) -> Digest:
+        """A digest of the moment; `prompt` and `gradient` (of the last step) are the incumbent's, [tokens, dim]."""
+        self.digests += 1
+        return Digest(
+            run=run,
+            sequence=self.digests,
+            step=spent,
+            budget=settings.steps,
+            task=settings.task.describe,
+            labels=labels,
+            tokens=settings.prompt.tokens,
+            wanted=settings.restarts.candidates,
+            trajectory=_sample(self.points, POINTS),
+            pushes=[] if gradient is None else _pushes(prompt, gradient, vocabulary, settings),
+            slope=None if gradient is None else self._slope(gradient),
+            best=sorted(self.measured.values(), key=lambda entry: entry.loss)[:BEST],
+            fates=self.fates[-FATES:],
+        )
+
+    def _slope(self, gradient: Tensor) -> Slope:
+        return Slope(loss_per_step=self.slope(), gradient_norm=gradient.norm().item(), plateau=self.plateau)
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return {
+            "points": [point.model_dump() for point in self.points],
+            "measured": [entry.model_dump() for entry in self.measured.values()],
+            "fates": [fate.model_dump() for fate in self.fates],
+            "recent": list(self.recent),
+            "since_point": self.since_point,
+            "digests": self.digests,
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> "Trajectory":
+        """The trajectory that `state` was taken of."""
+        return cls(
+            points=[Point.model_validate(entry) for entry in state["points"]],
+            measured={entry["words"]: Measured.model_validate(entry) for entry in state["measured"]},
+            fates=[Fate.model_validate(entry) for entry in state["fates"]],
+            recent=deque(state["recent"], maxlen=RECENT),
+            since_point=state["since_point"],
+            digests=state["digests"],
+        )
+
+
+def _pushes(prompt: Tensor, gradient: Tensor, vocabulary: Vocabulary, settings: Settings) -> list[Push]:
+    now, _ = vocabulary.nearest(prompt.detach(), settings.prompt.projection)
+    toward = vocabulary.pushed_toward(gradient, TOWARD)
+    return [
+        Push(position=position, word=word, toward=words)
+        for position, (word, words) in enumerate(zip(now, toward, strict=True))
+    ]
+
+
+def _sample(points: list[Point], most: int) -> list[Point]:
+    """At most `most` points, evenly spaced, the first and the last among them."""
+    if len(points) <= most:
+        return points
+    return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]

@@ -1,0 +1,153 @@
+"""One run from its settings to its result: where proposals come from, where it starts, how it ends."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bus.end import End
+from bus.memory import MemoryEnd
+from bus.record import Recorder
+from bus.replay import ReplayEnd
+from bus.trainer_end import TrainerEnd
+from shared.health import Health
+from shared.metrics import TrainerMetrics
+from shared.settings import Settings
+from trainer.backbones.dual_encoder import DualEncoder
+from trainer.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from trainer.fitness import Examples, Fitness, fitness
+from trainer.folder import RunFolder
+from trainer.lanes import open_lane, stack
+from trainer.loop import Loop
+from trainer.pool import Pool, Result, Snapshot
+from trainer.report import Reporter
+from trainer.restarts import Restarts
+from trainer.signals import Stopped, StopSignals
+from trainer.starts import Starts
+from trainer.state import State
+from trainer.tasks import Split, Task
+from trainer.trajectory import Trajectory
+
+log = logging.getLogger(__name__)
+
+RECORD = "record.jsonl"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks at a run while it trains, and who may stop it."""
+
+    metrics: TrainerMetrics
+    health: Health
+    signals: StopSignals
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What runs share: the task and the frozen model, which keeps what it has encoded."""
+
+    task: Task
+    backbone: DualEncoder
+    beat: Callable[[], None]
+    """Called while examples are encoded, so that a long wait does not look like a hang."""
+
+    def examples(self, split: Split, what: str) -> Examples:
+        """A split as the backbone reads it."""
+        return Examples(self.backbone.encode(split.texts, what, self.beat), split.targets.to(self.backbone.device))
+
+
+def tune(
+    settings: Settings, ground: Ground, folder: RunFolder, watch: Watch, replay: Path | None = None
+) -> tuple[Result, State]:
+    """Train from the folder's checkpoint, or from the start, until the budget is spent.
+
+    Args:
+        settings: of this run.
+        ground: task and model.
+        folder: where the run is kept.
+        watch: metrics, health and signals.
+        replay: record of an earlier run whose proposals are merged again instead of new ones.
+
+    Raises:
+        Stopped: a signal came first; the checkpoint is saved.
+        UserError: the bus cannot be opened, or a start has no words.
+    """
+    train = ground.examples(ground.task.train, "training rows")
+    dev = ground.examples(ground.task.dev, "development rows")
+    starts = Starts(settings, ground.backbone.vocabulary)
+    resumed = has_checkpoint(folder.path)
+    state = (
+        load_checkpoint(folder.path, settings, starts, ground.backbone.device) if resumed else _begin(settings, starts)
+    )
+    end = _open_end(settings, starts, folder, state, replay)
+    reporter = Reporter(folder, settings.steps, state.spent)
+    loop = Loop(
+        settings=settings,
+        state=state,
+        backbone=ground.backbone,
+        labels=ground.task.labels,
+        train=train,
+        dev=dev,
+        starts=starts,
+        end=end,
+        folder=folder,
+        reporter=reporter,
+        metrics=watch.metrics,
+        health=watch.health,
+        signals=watch.signals,
+    )
+    try:
+        with watch.signals.held():
+            if not resumed:
+                loop.begin()
+            finished = loop.run()
+            save_checkpoint(folder.path, state, starts)
+    finally:
+        reporter.close()
+        folder.flush()
+        if end is not None:
+            end.close()
+    if not finished:
+        raise Stopped
+    return state.pool.result(ground.backbone, dev, settings.average), state
+
+
+def untrained(settings: Settings, ground: Ground) -> Result:
+    """The prompt that a run with these settings starts from."""
+    start, origin = Starts(settings, ground.backbone.vocabulary).first()
+    dev = ground.examples(ground.task.dev, "development rows")
+    found = fitness(ground.backbone.logits(stack([start]), dev.inputs), dev.targets)[0]
+    return Pool([Snapshot(0, 0, start, (origin,), found)]).result(ground.backbone, dev, average=False)
+
+
+def test_fitness(result: Result, ground: Ground) -> Fitness:
+    """The fitness of a result on test data; call it once, when all choices are made."""
+    test = ground.examples(ground.task.test, "test rows")
+    return fitness(ground.backbone.classify(result.class_vectors[None], test.inputs), test.targets)[0]
+
+
+def _begin(settings: Settings, starts: Starts) -> State:
+    start, origin = starts.first()
+    lane = open_lane(0, start, (origin,), settings.optimizer)
+    restarts = Restarts(settings.restarts, settings.steps)
+    restarts.notice(origin.words)
+    return State([lane], Fitness(0.0, 0.0), Trajectory(), restarts, Pool())
+
+
+def _open_end(settings: Settings, starts: Starts, folder: RunFolder, state: State, replay: Path | None) -> End | None:
+    """Where proposals come from: nowhere, a record, a control in this process, or the bus."""
+    if settings.restarts.policy == "none":
+        return None
+
+    def step() -> int:
+        return state.spent
+
+    end: End
+    if replay is not None:
+        end = ReplayEnd(replay, step)
+    elif settings.restarts.source == "bus":
+        end = TrainerEnd(settings.bus, folder.name)
+        log.info("listening for proposers on %s", settings.bus.bind)
+    else:
+        end = MemoryEnd(starts.propose, model=settings.restarts.source)
+    return Recorder(end, folder.path / RECORD, step)
