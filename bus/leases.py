@@ -46,7 +46,7 @@ class Leases:
         self._forget_seconds = forget_seconds
         self._peers: dict[Peer, _Standing] = {}  # in the order of their turns
         self._live: dict[str, Lease] = {}
-        self.ended: dict[Ending, int] = dict.fromkeys(get_args(Ending), 0)
+        self.ended: dict[str, int] = dict.fromkeys(get_args(Ending), 0)
         """How the leases so far ended."""
 
     @property

@@ -14,7 +14,7 @@ def run_command(command: Callable[[], int]) -> NoReturn:
     try:
         status = command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)  # one line, whatever input it quotes
         status = 2
     except KeyboardInterrupt:
         status = 130

@@ -32,10 +32,10 @@ class TaskSettings(Section):
     """Column with the text."""
     label: str = "label"
     """Column with the label."""
-    labels: dict[str, str] = {}
+    labels: dict[str, Annotated[str, StringConstraints(max_length=200)]] = {}
     """Raw label to the words that name it, in the order of the classes. Several raw labels may share words.
     Empty: the labels found in the data name themselves."""
-    describe: str = "Classify the text."
+    describe: Annotated[str, StringConstraints(max_length=2000)] = "Classify the text."
     """One line that tells the LLM what the task is."""
     shots: int = Field(16, gt=0)
     """Training examples of each class."""

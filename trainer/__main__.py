@@ -54,6 +54,12 @@ def _run(settings: Settings, resume: str | None, replay: str | None, signals: St
     except Stopped:
         log.info("stopped; go on with: python -m trainer --resume %s", folder.path)
         raise
+    except UserError:
+        from trainer.checkpoint import has_checkpoint  # torch is loaded by now
+
+        if not resume and not has_checkpoint(folder.path):
+            folder.discard()  # bad data, a bad model or a port in use: nothing was trained
+        raise
     finally:
         life.ending = True
         folder.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from shared.settings import Settings
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 HISTORY = "history.jsonl"
+LATEST = "latest"
 
 
 class RunFolder:
@@ -23,6 +25,8 @@ class RunFolder:
         self.name = path.name
         path.mkdir(exist_ok=True)
         self._history = (path / HISTORY).open("a", encoding="utf-8")
+        self._before: str | None = None
+        """Where `latest` pointed when this folder was created."""
 
     @classmethod
     def create(cls, settings: Settings) -> "RunFolder":
@@ -35,12 +39,26 @@ class RunFolder:
         try:
             root.mkdir(parents=True, exist_ok=True)
             path = _claim(root, settings)
+            before = _latest(root)
             _point_latest(root, path.name)
         except OSError as error:
             raise UserError(f"folder = {settings.folder!r}: {error.strerror}: {error.filename}") from None
         folder = cls(path)
+        folder._before = before
         folder.write_json(CONFIG, settings.model_dump())
         return folder
+
+    def discard(self) -> None:
+        """Take away a folder that `create` made and that holds nothing yet; `latest` points where it did."""
+        self.close()
+        shutil.rmtree(self.path)
+        root = self.path.parent
+        if _latest(root) != self.name:
+            return  # a run that started since
+        if self._before is None:
+            (root / LATEST).unlink()
+        else:
+            _point_latest(root, self._before)
 
     @classmethod
     def open(cls, name: str, root: str = "runs") -> tuple["RunFolder", Settings]:
@@ -106,6 +124,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _claim(root: Path, settings: Settings) -> Path:
     if settings.name is not None:
+        if settings.name == LATEST:
+            raise UserError(f"name = {LATEST!r} is the link to the newest run; choose another")
         try:
             (root / settings.name).mkdir()
         except FileExistsError:
@@ -125,8 +145,13 @@ def _claim(root: Path, settings: Settings) -> Path:
             return path
 
 
+def _latest(root: Path) -> str | None:
+    link = root / LATEST
+    return str(link.readlink()) if link.is_symlink() else None
+
+
 def _point_latest(root: Path, name: str) -> None:
     link = root / f".latest-{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(name)
-    link.replace(root / "latest")
+    link.replace(root / LATEST)

@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from pydantic import ValidationError
@@ -72,16 +73,21 @@ class Classifier:
         return Prediction(ranked[0][0], dict(ranked))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what was wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` explains its use")
+
+
 def main() -> int:
     """Label texts from the command line, a file or standard input, one line each."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.predict", description="Label texts with a finished run's best prompt."
-    )
+    parser = _Parser(prog="python -m trainer.predict", description="Label texts with a finished run's best prompt.")
     parser.add_argument("run", metavar="RUN", help="a run's folder, its name in runs/, or latest")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts to label; without any, lines of standard input")
     parser.add_argument("--file", type=Path, help="a file with one text a line")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with all probabilities")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # options may stand between RUN and texts
     logs.set_up()
     texts = _texts(options.texts, options.file)
     for text, prediction in zip(texts, Classifier.load(options.run).predict(texts), strict=True):
@@ -94,8 +100,10 @@ def _texts(given: list[str], file: Path | None) -> list[str]:
         raise UserError("give texts or --file, not both")
     try:
         lines = given or (file.read_text(encoding="utf-8") if file else sys.stdin.read()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file or 'standard input'}: cannot be read as text: {error}") from None
+        "".join(lines).encode()
+    except (OSError, UnicodeError) as error:
+        place = file or ("TEXT" if given else "standard input")
+        raise UserError(f"{place}: cannot be read as text: {error}") from None
     texts = [line for line in lines if line.strip()]
     if not texts:
         raise UserError("there is no text to label")

@@ -1,6 +1,7 @@
 """What a run tells: lines for people, events for the history."""
 
 import logging
+import time
 from dataclasses import asdict
 
 from bus.end import Answer
@@ -22,9 +23,16 @@ class Reporter:
         self._budget = budget
         self._bar = step_bar(budget, spent)
 
-    def step(self, spent: int, lanes: list[Lane], train_losses: list[float]) -> None:
-        """One gradient step of `lanes`."""
-        self._folder.log("step", step=spent, lanes=[lane.number for lane in lanes], train_losses=train_losses)
+    def step(self, spent: int, lanes: list[Lane], train_losses: list[float], bus_seconds: float) -> None:
+        """One gradient step of `lanes`, after so much bus work. With the time, so that a run's pace can be studied."""
+        self._folder.log(
+            "step",
+            time=round(time.time(), 6),
+            step=spent,
+            lanes=[lane.number for lane in lanes],
+            train_losses=train_losses,
+            bus_seconds=round(bus_seconds, 7),
+        )
         self._bar.update(len(lanes))
 
     def point(self, point: Point, lanes: list[Lane], found: list[Fitness], seconds: float) -> None:

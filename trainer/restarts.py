@@ -70,7 +70,7 @@ class Restarts:
 
     def wants(self, spent: int) -> bool:
         """Whether proposers should be asked now. Never when there is no budget left to use an answer."""
-        return self.settings.policy != "none" and spent >= self.next_request and self.has_room(spent)
+        return spent >= self.next_request and self.settings.policy != "none" and self.has_room(spent)
 
     def asked(self, spent: int) -> None:
         """A digest was leased."""
@@ -135,8 +135,9 @@ class Restarts:
             spent: lane-steps spent.
             incumbent_loss: the incumbent's development loss, which `greedy` compares with.
         """
-        free = self.settings.policy != "trial" or len(self.trials) < self.settings.challengers
-        if not self.waiting or not free or not self.has_room(spent):
+        if not self.waiting or not self.has_room(spent):
+            return None
+        if self.settings.policy == "trial" and len(self.trials) >= self.settings.challengers:
             return None
         if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
             return None

@@ -85,8 +85,8 @@ def _load_folder(folder: Path) -> Any:
         for path in files:
             try:
                 splits[name] = load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
-            except (DatasetGenerationError, ValueError, OSError) as error:
-                reason = str(error.__cause__ or error).splitlines()[0]
+            except (DatasetGenerationError, ValueError, OSError, StopIteration) as error:  # the last: an empty file
+                reason = next(iter(str(error.__cause__ or error).splitlines()), "there is nothing in it")
                 raise UserError(f"{path}: cannot be read as {FORMATS[path.suffix]}: {reason}") from None
     return splits
 

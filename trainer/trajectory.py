@@ -24,6 +24,8 @@ FATES = 16
 """Fates in a digest."""
 TOWARD = 5
 """Words for each position's push."""
+LONGEST_WORDS = 2_000
+"""Characters of a point's words; the rest of a very long prompt is left out, as a message takes no more."""
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Trajectory:
         mean = sum(self.since_point) / len(self.since_point) if self.since_point else None
         point = Point(
             step=spent,
-            words=" ".join(words),
+            words=" ".join(words)[:LONGEST_WORDS],
             nearness=nearness,
             train_loss=mean,
             dev_loss=dev.loss,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
@@ -52,11 +53,12 @@ class DualEncoder:
     @torch.no_grad()
     def encode(self, texts: list[str], what: str, beat: Callable[[], None] = lambda: None) -> Tensor:
         """Unit vectors [texts, dim]; `what` names them on the progress bar, `beat` is called as it goes on."""
+        most = min(self.settings.max_tokens, self._tokenizer.model_max_length)
         missing = sorted({text for text in texts if text not in self._encoded}, key=len)
         for chunk in track(list(_chunks(missing, BATCH)), f"encoding {what}"):
-            tokens = self._tokenizer(
-                chunk, padding=True, truncation=True, max_length=self.settings.max_tokens, return_tensors="pt"
-            ).to(self.device)
+            tokens = self._tokenizer(chunk, padding=True, truncation=True, max_length=most, return_tensors="pt").to(
+                self.device
+            )
             hidden = self._model(**tokens).last_hidden_state
             self._encoded.update(zip(chunk, self._pool(hidden, tokens["attention_mask"]), strict=True))
             beat()
@@ -73,15 +75,16 @@ class DualEncoder:
     def class_vectors(self, stack: Stack) -> Tensor:
         """Unit vectors [lanes, classes, dim] of the class texts.
 
-        Unused positions are masked and get no position number, so a prompt that is words gives
-        what the tokenizer and the encoder give for the same text.
+        Unused positions are masked and moved to the end, as a tokenizer pads, so a prompt that is
+        words gives what the tokenizer and the encoder give for the same text.
         """
         lanes, classes = len(stack.prompts), len(self._labels)
         pieces = [(part.flatten(0, 1), mask.flatten(0, 1)) for part, mask in self._pieces(stack)]
         embeds = torch.cat([part for part, _ in pieces], dim=1)
         mask = torch.cat([mask for _, mask in pieces], dim=1)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        hidden = self._model(inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions).last_hidden_state
+        order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
+        embeds, mask = embeds.gather(1, order[..., None].expand(-1, -1, self.dim)), mask.gather(1, order)
+        hidden = self._model(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state
         return self._pool(hidden, mask).view(lanes, classes, -1)
 
     def _pieces(self, stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
@@ -90,7 +93,6 @@ class DualEncoder:
         prompts = stack.prompts[:, None].expand(-1, classes, -1, -1)
         mask = stack.mask[:, None].expand(-1, classes, -1)
         label = self._labels.expand(lanes, -1, -1, -1), self._label_mask.expand(lanes, -1, -1)
-        half = prompts.shape[2] // 2
         begin, end = (
             self.vocabulary.embeddings[index].expand(lanes, classes, 1, -1)
             for index in (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id)
@@ -103,7 +105,8 @@ class DualEncoder:
             case "front":
                 yield from (label, (prompts, mask))
             case "middle":
-                yield from ((prompts[:, :, :half], mask[:, :, :half]), label, (prompts[:, :, half:], mask[:, :, half:]))
+                front = mask & (mask.cumsum(-1) <= mask.sum(-1, keepdim=True) // 2)  # each lane's own half
+                yield from ((prompts, front), label, (prompts, mask & ~front))
         yield end, always
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ def _load(settings: BackboneSettings) -> tuple[Any, Any, bool]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModel.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         key = "backbone.path" if folder else "backbone.hub"
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{key} = {name!r} cannot be loaded as a sentence encoder: {reason}") from None

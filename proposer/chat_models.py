@@ -1,0 +1,152 @@
+"""A model spec, such as `embedded` or `openai:gpt-4o-mini`, made into a LangChain model.
+
+Keys are read by the providers' own libraries from the environment, and nowhere else.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel, BaseLanguageModel
+from pydantic import ValidationError
+
+from proposer.cleaning import clean, cut
+from proposer.meta_prompt import Kind
+from proposer.scrubbing import scrub
+from shared.errors import UserError
+from shared.settings import ProposerSettings
+
+EXTRAS = {"langchain_openai": "openai", "langchain_anthropic": "anthropic"}
+"""Packages that an extra of ours installs."""
+
+KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+
+NO_KEY = "none"
+"""Sent to a compatible server of the user's own when there is no key; the libraries insist on one."""
+
+
+def choose_kind(settings: ProposerSettings) -> Kind:
+    """The meta-prompt for a model: small embedded ones cannot follow instructions, but they can go on with a list."""
+    if settings.kind != "auto":
+        return settings.kind
+    return "continue" if _split(settings.model)[0] == "embedded" else "instruct"
+
+
+def make_model(settings: ProposerSettings) -> BaseLanguageModel[Any]:
+    """The model that `settings.model` names.
+
+    Raises:
+        UserError: it names none, or a package, a key or a file is missing.
+    """
+    provider, name = _split(settings.model)
+    if not name:
+        raise UserError(f"proposer.model {settings.model!r} names no model; write for example ollama:llama3.2")
+    if provider == "embedded":
+        return _embedded(settings, name)
+    if provider == "ollama":
+        return _ollama(settings, name)
+    return _hosted(settings, provider)
+
+
+def _split(spec: str) -> tuple[str, str]:
+    if spec == "embedded":
+        return spec, "packaged"
+    provider, colon, name = spec.partition(":")
+    return (provider, name) if colon else ("", spec)
+
+
+def _embedded(settings: ProposerSettings, name: str) -> BaseLanguageModel[Any]:
+    try:
+        from proposer.embedded import Embedded, packaged_model
+    except ImportError as error:
+        raise _missing(error, "llama-cpp-python", "embedded") from None
+    path = packaged_model() if settings.model == "embedded" else Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"proposer.model {settings.model!r}: there is no file {path}")
+    return Embedded(
+        path,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        seed=settings.seed,
+        chat=choose_kind(settings) == "instruct",
+    )
+
+
+def _ollama(settings: ProposerSettings, name: str) -> BaseLanguageModel[Any]:
+    from langchain_ollama import ChatOllama
+
+    try:
+        return ChatOllama(
+            model=name,
+            base_url=settings.base_url,  # without one, the library reads $OLLAMA_HOST
+            temperature=settings.temperature,
+            num_predict=settings.max_tokens,
+            seed=settings.seed,
+            client_kwargs={"timeout": settings.timeout_seconds},
+        )
+    except Exception as error:
+        raise UserError(_explain(settings.model, error)) from None
+
+
+def _hosted(settings: ProposerSettings, provider: str) -> BaseLanguageModel[Any]:
+    from langchain.chat_models import init_chat_model
+
+    options: dict[str, Any] = {
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+        "timeout": settings.timeout_seconds,
+        "max_retries": 0,  # the agent backs off itself; a library's retries would eat up the lease unseen
+    }
+    if settings.base_url:
+        options["base_url"] = settings.base_url
+        if provider in KEYS and not os.environ.get(KEYS[provider]):
+            options["api_key"] = NO_KEY
+    if settings.seed is not None and provider == "openai":
+        options["seed"] = settings.seed
+    try:
+        model: BaseChatModel = init_chat_model(settings.model, **options)
+    except ImportError as error:
+        raise _missing(error, *_package(error)) from None
+    except Exception as error:  # each library has its own for wrong settings, and none can pass
+        raise UserError(_explain(settings.model, error)) from None
+    _check_key(model, options)
+    return model
+
+
+def _check_key(model: BaseChatModel, options: dict[str, Any]) -> None:
+    """Anthropic's library notices a missing key only when it is used."""
+    key = KEYS["anthropic"]
+    if type(model).__name__ == "ChatAnthropic" and "api_key" not in options and not os.environ.get(key):
+        raise UserError(f"the model needs a key in the environment variable {key}")
+
+
+def _explain(spec: str, error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return f"proposer.model {spec!r}: " + "; ".join(scrub(detail["msg"]) for detail in error.errors())
+    text = str(error)
+    known = re.search(r"[Ss]upported (?:model )?providers(?: are)?: (.+)", text)
+    if known:
+        return f"proposer.model {spec!r} has no known provider; known: embedded, {known[1].strip().rstrip('.')}"
+    key = re.search(r"\b[A-Z][A-Z0-9_]*_(?:API_KEY|TOKEN)\b", text)
+    if key:
+        return f"proposer.model {spec!r} needs a key in the environment variable {key[0]}"
+    return f"proposer.model {spec!r}: {one_line(error)}"
+
+
+def _package(error: ImportError) -> tuple[str, str | None]:
+    """The package that init_chat_model misses, and our extra for it."""
+    found = re.search(r"pip install ([A-Za-z0-9-]+)", str(error))
+    package = found[1] if found else error.name or "a package"
+    return package, EXTRAS.get(package.replace("-", "_"))
+
+
+def _missing(error: ImportError, package: str, extra: str | None) -> UserError:
+    install = f"pip install 'tandem-tuning[{extra}]'" if extra else f"pip install {package}"
+    broken = f" ({one_line(error)})" if error.name and error.name not in package.replace("-", "_") else ""
+    return UserError(f"the model needs the package {package}: {install}{broken}")
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one short line, without keys."""
+    return cut(clean(scrub(str(error)[:2000])), 160) or type(error).__name__

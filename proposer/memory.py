@@ -1,0 +1,43 @@
+"""What became of earlier candidates, run by run, within a bound."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from bus.messages import Fate
+from proposer.parsing import key
+
+MOST_RUNS = 16
+"""Runs remembered; the one not heard of for longest is forgotten first."""
+
+UNINFORMATIVE = frozenset({"duplicate", "empty", "stale"})
+"""Fates that say nothing of the words; they do not replace one that does."""
+
+
+class Memory:
+    """Remembers the newest `limit` outcomes of each run, one for each wording."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._runs: OrderedDict[str, OrderedDict[str, Fate]] = OrderedDict()
+
+    def note(self, run: str, fates: Iterable[Fate]) -> None:
+        """Remember outcomes, the newest last."""
+        kept = self._runs.setdefault(run, OrderedDict())
+        self._runs.move_to_end(run)
+        if len(self._runs) > MOST_RUNS:
+            self._runs.popitem(last=False)
+        for fate in fates:
+            words = key(fate.words)
+            if words not in kept or fate.fate not in UNINFORMATIVE:
+                kept[words] = fate
+                kept.move_to_end(words)
+        while len(kept) > self._limit:
+            kept.popitem(last=False)
+
+    def recall(self, run: str) -> list[Fate]:
+        """The outcomes of a run, the newest last."""
+        return list(self._runs.get(run, {}).values())
+
+    def forget(self, run: str) -> None:
+        """The run has ended."""
+        self._runs.pop(run, None)

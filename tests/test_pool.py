@@ -1,0 +1,105 @@
+"""The pool: what a run found is its best lane, or a mean that the development split likes better."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy, normalize
+
+from trainer.fitness import Examples, Fitness, fitness
+from trainer.pool import SIZE, Pool, Snapshot
+
+
+class Plain:
+    """A backbone whose class vectors are the prompt itself, [classes, dim]."""
+
+    def class_vectors(self, stack):
+        return normalize(stack.prompts, dim=-1)
+
+    def classify(self, class_vectors, examples):
+        return examples @ class_vectors.transpose(-1, -2) / 0.2
+
+
+BACKBONE = Plain()
+
+
+def examples(seed=0, count=30, classes=3):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = normalize(torch.randn(count, 5, generator=generator), dim=-1)
+    return Examples(inputs, torch.randint(classes, (count,), generator=generator))
+
+
+def snapshot(number, prompt, dev):
+    found = fitness(BACKBONE.classify(normalize(prompt, dim=-1)[None], dev.inputs), dev.targets)[0]
+    return Snapshot(number, number * 10, prompt, (), found)
+
+
+def filled(seed, dev, count=6):
+    pool, generator = Pool(), torch.Generator().manual_seed(seed)
+    for number in range(count):
+        pool.add(snapshot(number, torch.randn(3, 5, generator=generator), dev))
+    return pool
+
+
+@given(st.integers(0, 10_000))
+def test_the_result_is_never_worse_than_the_best_lane(seed):
+    dev = examples(seed)
+    pool = filled(seed, dev)
+    best = min(pool.snapshots, key=lambda kept: kept.dev.loss)
+    result = pool.result(BACKBONE, dev, average=True)
+    assert result.dev.loss <= best.dev.loss
+    assert result.members[0] is best
+    mean = normalize(sum(normalize(member.prompt, dim=-1) for member in result.members), dim=-1)
+    torch.testing.assert_close(result.class_vectors, mean)
+    measured = cross_entropy(dev.inputs @ mean.T / 0.2, dev.targets).item()
+    assert result.dev.loss == pytest.approx(measured, abs=1e-5)
+    if len(result.members) > 1:
+        assert result.dev.loss < best.dev.loss
+
+
+@given(st.integers(0, 10_000))
+def test_without_averaging_it_is_the_best_lane(seed):
+    dev = examples(seed)
+    pool = filled(seed, dev)
+    result = pool.result(BACKBONE, dev, average=False)
+    best = min(pool.snapshots, key=lambda kept: kept.dev.loss)
+    assert result.members == [best] and result.dev == best.dev and result.kind == "best lane"
+    torch.testing.assert_close(result.class_vectors, normalize(best.prompt, dim=-1))
+
+
+def test_a_mean_is_taken_where_it_is_better():
+    good = torch.eye(3, 5)
+    dev = Examples(torch.eye(3, 5), torch.arange(3))
+    off = torch.zeros(3, 5)
+    off[:, 3] = 1.0
+    pool = Pool()
+    pool.add(snapshot(1, good + off, dev))
+    pool.add(snapshot(2, good - off, dev))
+    result = pool.result(BACKBONE, dev, average=True)
+    assert result.kind == "mean of 2 lanes"
+    torch.testing.assert_close(result.class_vectors, good)
+    assert result.dev.loss < pool.snapshots[0].dev.loss
+
+
+def test_a_mean_is_not_taken_where_it_is_worse():
+    dev = Examples(torch.eye(3, 5), torch.arange(3))
+    pool = Pool()
+    pool.add(snapshot(1, torch.eye(3, 5), dev))
+    pool.add(snapshot(2, -torch.eye(3, 5), dev))
+    assert pool.result(BACKBONE, dev, average=True).kind == "best lane"
+
+
+def test_the_pool_keeps_the_best_and_no_more_than_its_size():
+    pool = Pool()
+    losses = [(number * 7) % 40 / 10 for number in range(40)]
+    for number, loss in enumerate(losses):
+        pool.add(Snapshot(number, 0, torch.zeros(1, 1), (), Fitness(loss, 0.5)))
+    assert [kept.dev.loss for kept in pool.snapshots] == sorted(losses)[:SIZE]
+
+
+def test_fitness_is_cross_entropy_and_accuracy_of_each_lane():
+    logits = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(1))
+    targets = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    for lane, found in zip(logits, fitness(logits, targets), strict=True):
+        assert found.loss == pytest.approx(cross_entropy(lane, targets).item(), abs=1e-6)
+        assert found.accuracy == pytest.approx((lane.argmax(-1) == targets).sum().item() / 7)

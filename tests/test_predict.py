@@ -1,0 +1,142 @@
+"""Labelling new texts with a finished run: in Python, and as a program from arguments, a file or standard input."""
+
+import json
+import shutil
+
+import pytest
+from conftest import run_process, run_program
+from safetensors.torch import load_file
+
+import trainer
+from shared.errors import UserError
+from trainer.folder import read_settings
+from trainer.predict import main
+from trainer.tasks import load_task
+
+TEXTS = ["Where is my parcel? It should have been here on Monday.", "You charged my card twice!", "caf\u00e9"]
+
+
+@pytest.fixture(scope="module")
+def classifier(finished):
+    return trainer.load(str(finished[0]))
+
+
+def test_it_labels_as_the_run_itself_does(finished, classifier, ground):
+    vectors = load_file(finished[0] / "best" / "best.safetensors")["class_vectors"]
+    shares = ground.backbone.classify(vectors[None], ground.backbone.encode(TEXTS, "texts"))[0].softmax(-1)
+    for prediction, row in zip(classifier.predict(TEXTS), shares, strict=True):
+        expected = dict(zip(ground.task.labels, row.tolist(), strict=True))
+        assert prediction.probabilities == pytest.approx(expected, abs=1e-5)
+        assert prediction.label == max(expected, key=expected.__getitem__)
+        ranked = list(prediction.probabilities.values())
+        assert ranked == sorted(ranked, reverse=True) and sum(ranked) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_its_accuracy_is_the_one_in_the_summary(finished, classifier):
+    settings = read_settings(finished[0])
+    test = load_task(settings.task, settings.seed).test
+    found = [classifier.labels.index(prediction.label) for prediction in classifier.predict(test.texts)]
+    accuracy = sum(a == b for a, b in zip(found, test.targets.tolist(), strict=True)) / len(found)
+    assert accuracy == pytest.approx(json.loads((finished[0] / "summary.json").read_text())["test"]["accuracy"])
+
+
+def test_plain_cases_are_right(classifier):
+    assert [prediction.label for prediction in classifier.predict(TEXTS[:2])] == ["delivery", "billing"]
+    assert classifier.predict([]) == []
+
+
+@pytest.fixture
+def quick(finished, classifier, monkeypatch):
+    """The program, with the run loaded once."""
+    monkeypatch.setattr("trainer.predict.Classifier.load", lambda _: classifier)
+
+    def label(*arguments, stdin=""):
+        return run_program(main, finished[0], *arguments, stdin=stdin)
+
+    return label
+
+
+def test_the_program_labels_texts_in_their_order(quick, classifier):
+    ended = quick(*TEXTS)
+    assert ended.status == 0 and ended.err == ""
+    for line, text, prediction in zip(ended.out.splitlines(), TEXTS, classifier.predict(TEXTS), strict=True):
+        assert line.startswith(f"{prediction.label}  {prediction.probabilities[prediction.label]:.2f}")
+        assert line.endswith(text)
+
+
+def test_a_file_and_standard_input_give_the_same(quick, tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join([TEXTS[0], "", "  ", *TEXTS[1:]]), encoding="utf-8")
+    assert quick("--file", path).out == quick(*TEXTS).out == quick(stdin=path.read_text(encoding="utf-8")).out
+
+
+def test_json_holds_all_probabilities(quick, classifier):
+    rows = [json.loads(line) for line in quick("--json", *TEXTS).out.splitlines()]
+    for row, text, prediction in zip(rows, TEXTS, classifier.predict(TEXTS), strict=True):
+        assert row == {"text": text, "label": prediction.label, "probabilities": prediction.probabilities}
+
+
+@pytest.mark.parametrize("stdin", ["", "\n \n\t\n"])
+def test_no_text_is_refused(quick, stdin):
+    assert "no text" in quick(stdin=stdin).refused()
+
+
+def test_texts_and_a_file_at_once_are_refused(quick, tmp_path):
+    assert "--file" in quick("a text", "--file", tmp_path / "x").refused()
+
+
+def test_a_file_that_cannot_be_read_is_refused(quick, tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for name in ("nosuch", "bytes", "."):
+        assert str(tmp_path) in quick("--file", tmp_path / name).refused()
+
+
+def test_text_that_is_no_unicode_is_refused(quick):
+    assert "TEXT" in quick("caf\udce9").refused()  # how Python hands over a byte that is not UTF-8
+
+
+def test_wrong_use_is_one_line(quick):
+    assert "--jsn" in quick("--jsn", "a text").refused()
+    assert "RUN" in run_program(main).refused()
+
+
+def test_no_such_run_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no run 'nosuch'" in run_program(main, "nosuch", "a text").refused()
+    assert "no run 'latest'" in run_program(main, "latest", "a text").refused()
+
+
+def test_an_unfinished_run_is_refused(finished, tmp_path):
+    shutil.copy(finished[0] / "config.json", tmp_path)
+    assert "no result yet" in run_program(main, tmp_path, "a text").refused()
+
+
+@pytest.mark.parametrize("name", ["best.json", "best.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_a_damaged_result_is_refused(finished, tmp_path, name, content):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    if content is None and name == "best.safetensors":
+        (copy / "best" / name).unlink()
+    else:
+        (copy / "best" / name).write_bytes(content or b'{"labels": ["a"], "backbone": {"family": "abacus"}}')
+    with pytest.raises(UserError) as caught:
+        trainer.load(str(copy))
+    assert str(copy / "best") in str(caught.value)
+    assert run_program(main, copy, "a text").refused()
+
+
+def test_as_a_process(finished):
+    folder, _ = finished
+    ended = run_process("trainer.predict", "latest", "--json", cwd=link(folder), stdin="You charged my card twice!\n")
+    assert ended.status == 0 and ended.err == ""
+    assert json.loads(ended.out)["label"] == "billing"
+
+
+def link(folder):
+    """A working folder whose runs/ holds the run."""
+    place = folder.parent / "work"
+    place.mkdir(exist_ok=True)
+    if not (place / "runs").exists():
+        (place / "runs").symlink_to(folder.parent)
+    return place

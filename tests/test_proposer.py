@@ -1,0 +1,298 @@
+"""Real proposer processes against a real trainer's end, with the embedded model and with a server on loopback."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from llm_server import CANDIDATES, LLMServer
+from test_chat_models import DIGEST, KEY, needs_embedded
+
+from bus.messages import Fate, Outcome
+from bus.trainer_end import TrainerEnd
+from shared.settings import BusSettings
+
+ROOT = Path(__file__).parent.parent
+
+
+def until(check, seconds=30.0):
+    """What `check` gives as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := check():
+            return result
+        time.sleep(0.01)
+    raise AssertionError(f"waited {seconds} s in vain")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Proposer:
+    """A proposer process and its output."""
+
+    def __init__(self, *arguments, **environment):
+        settings = {"PORT": "", "TANDEM_BUS__READY_SECONDS": "0.2", **environment}
+        self.lines = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "proposer", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
+        self._reader.start()
+
+    def says(self, words):
+        return any(words in line for line in self.lines)
+
+    def ends(self, seconds=30.0):
+        status = self.process.wait(seconds)
+        self._reader.join(5)
+        return status
+
+
+class Trainer:
+    """The trainer's end of the bus and the little of a trainer that it takes to use it."""
+
+    def __init__(self, bind="tcp://127.0.0.1:*", **settings):
+        self.end = TrainerEnd(BusSettings(bind=bind, ready_seconds=0.2, **settings), "r")
+        self.answers = []
+
+    @property
+    def endpoint(self):
+        return self.end.endpoint
+
+    def poll(self):
+        self.answers += self.end.poll(time.monotonic())
+
+    def lease(self):
+        return until(self.try_lease)
+
+    def try_lease(self):
+        self.poll()
+        return self.end.lease(DIGEST, time.monotonic())
+
+    def answer(self):
+        def arrived():
+            self.poll()
+            return self.answers
+
+        return until(arrived).pop().proposal
+
+    def ended(self, how, times=1):
+        def counted():
+            self.poll()
+            return self.end.counts().ended[how] >= times
+
+        return until(counted)
+
+
+@pytest.fixture
+def started():
+    """Starts things that are stopped when the test ends."""
+    things = []
+
+    def start(kind, *arguments, **options):
+        things.append(kind(*arguments, **options))
+        return things[-1]
+
+    yield start
+    for thing in reversed(things):
+        if isinstance(thing, Proposer):
+            thing.process.kill()
+            thing.process.wait()
+        elif isinstance(thing, Trainer):
+            thing.end.close()
+        else:
+            thing.stop()
+
+
+def ollama(server, trainer):
+    """Arguments for a proposer between the two."""
+    endpoint = trainer if isinstance(trainer, str) else trainer.endpoint
+    return ("--model", "ollama:m", "--proposer.base_url", server.url, "--bus.connect", endpoint)
+
+
+@needs_embedded
+def test_the_embedded_model_answers_leases_and_learns_outcomes(started):
+    trainer = started(Trainer)
+    port = free_port()
+    proposer = started(Proposer, "--bus.connect", trainer.endpoint, PORT=str(port))
+    lease = trainer.lease()
+    proposal = trainer.answer()
+    assert proposal.lease == lease.id
+    assert proposal.model == "embedded"
+    assert 1 <= len(proposal.candidates) <= DIGEST.wanted
+    assert proposal.usage.tokens_in > proposal.usage.tokens_out > 0
+    trainer.end.tell(
+        Outcome(run="r", lease=lease.id, step=9, fates=[Fate(words=proposal.candidates[0], fate="dropped", gain=-0.1)])
+    )
+    trainer.lease()
+    assert proposal.candidates[0] not in trainer.answer().candidates
+    assert proposer.says(f"connected to {trainer.endpoint}")
+    until(lambda: proposer.says("asked embedded at step 0: "))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as reply:
+        assert reply.status == 200
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
+        text = reply.read().decode()
+    assert 'tandem_proposer_llm_requests_total{outcome="ok"} 2.0' in text
+    assert "tandem_proposer_connected_trainers 1.0" in text
+    proposer.process.send_signal(signal.SIGTERM)
+    assert proposer.ends() == 0
+    assert not [line for line in proposer.lines if "Traceback" in line or "warning" in line]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_the_midst_of_a_request(number, started):
+    trainer, server = started(Trainer), started(LLMServer)
+    server.delay = 60.0
+    proposer = started(Proposer, *ollama(server, trainer))
+    trainer.lease()
+    until(lambda: server.requests)
+    sent = time.monotonic()
+    proposer.process.send_signal(number)
+    assert proposer.ends() == 0
+    assert time.monotonic() - sent < 5  # far less than the request takes
+    assert trainer.ended("gone")  # it said bye, so that its lease is free at once
+
+
+def test_a_signal_ends_it_before_it_has_begun(started):
+    proposer = started(Proposer)
+    time.sleep(0.3)
+    proposer.process.send_signal(signal.SIGTERM)
+    assert proposer.ends() in (0, -signal.SIGTERM)  # the latter where Python itself was not ready yet
+
+
+def test_an_llm_that_is_down_is_waited_for(started):
+    trainer, server = started(Trainer), started(LLMServer)
+    server.stop()
+    proposer = started(Proposer, *ollama(server, trainer))
+    trainer.lease()
+    assert trainer.ended("released")
+    until(lambda: proposer.says("LLM unreachable: no connection"))
+    server.start()
+    trainer.lease()
+    assert trainer.answer().candidates == CANDIDATES
+    until(lambda: proposer.says("LLM answers again"))
+
+
+@pytest.mark.parametrize(("status", "words"), [(500, "it went wrong"), (429, "429"), (404, "ollama pull m")])
+def test_an_llm_that_refuses_is_asked_again(status, words, started):
+    trainer, server = started(Trainer), started(LLMServer)
+    server.status = status
+    proposer = started(Proposer, *ollama(server, trainer))
+    trainer.lease()
+    assert trainer.ended("released")
+    until(lambda: proposer.says("LLM unreachable") and proposer.says(words))
+    trainer.lease()  # the same again makes no second line
+    assert trainer.ended("released", 2)
+    server.status = 200
+    trainer.lease()
+    assert trainer.answer().candidates == CANDIDATES
+    until(lambda: proposer.says("LLM answers again"))
+    assert sum("LLM unreachable" in line for line in proposer.lines) == 1
+
+
+def test_an_answer_that_nobody_waits_for_is_kept_back(started):
+    trainer, server = started(Trainer, lease_seconds=0.5), started(LLMServer)
+    server.delay = 1.5
+    proposer = started(Proposer, *ollama(server, trainer))
+    trainer.lease()
+    assert trainer.ended("expired")
+    until(lambda: proposer.says("too late"))
+    assert "lease" not in trainer.end.counts().rejected
+    server.delay = 0.0
+    trainer.lease()
+    assert trainer.answer().candidates == CANDIDATES
+
+
+def test_an_answer_without_candidates_settles_the_lease(started):
+    trainer, server = started(Trainer), started(LLMServer)
+    server.reply = "..."
+    started(Proposer, *ollama(server, trainer))
+    trainer.lease()
+    assert trainer.answer().candidates == []
+
+
+def test_it_waits_for_a_trainer_and_for_the_next_one(started):
+    server = started(LLMServer)
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    proposer = started(Proposer, *ollama(server, endpoint))
+    until(lambda: proposer.says("waits for work"))
+    for _ in range(2):
+        trainer = Trainer(bind=endpoint)
+        trainer.lease()
+        assert trainer.answer().candidates == CANDIDATES
+        trainer.end.close()
+        until(lambda: proposer.says("no trainer at"))
+        proposer.lines.clear()
+    assert proposer.process.poll() is None
+
+
+def test_two_trainers_share_one_slot(started):
+    first, second, server = started(Trainer), started(Trainer), started(LLMServer)
+    server.delay = 0.3
+    started(Proposer, *ollama(server, first), "--bus.connect", second.endpoint)
+    until(lambda: [trainer.poll() for trainer in (first, second)] and first.end.can_lease() and second.end.can_lease())
+    assert first.try_lease()
+    assert second.try_lease()
+
+    def one_answer_one_back():
+        first.poll()
+        second.poll()
+        back = first.end.counts().ended["released"] + second.end.counts().ended["released"]
+        return back == 1 and len(first.answers) + len(second.answers) == 1
+
+    assert until(one_answer_one_back)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "nobody:x"], "no known provider"),
+        (["--proposer.slots", "0"], "proposer.slots"),
+        (["--bus.connect", "tcp://nowhere"], "bus.connect"),
+        (["--model", "embedded:/no/such.gguf"], "/no/such.gguf"),
+    ],
+)
+def test_what_cannot_pass_ends_it_with_one_line(arguments, words, started):
+    proposer = started(Proposer, *arguments)
+    assert proposer.ends() == 2
+    (line,) = proposer.lines
+    assert words in line
+
+
+def test_a_key_never_comes_out(started):
+    pytest.importorskip("langchain_openai")
+    trainer, server = started(Trainer), started(LLMServer)
+    server.status = 401
+    server.error = f"Incorrect API key provided: {KEY}."
+    arguments = ("--model", "openai:m", "--proposer.base_url", f"{server.url}/v1", "--bus.connect", trainer.endpoint)
+    proposer = started(Proposer, *arguments, OPENAI_API_KEY=KEY)
+    trainer.lease()
+    assert trainer.ended("released")
+    until(lambda: proposer.says("check OPENAI_API_KEY"))
+    assert KEY in str(server.requests)
+    proposer.process.send_signal(signal.SIGTERM)
+    assert proposer.ends() == 0
+    assert KEY not in "".join(proposer.lines)
+
+
+def test_help_explains_the_settings(started):
+    proposer = started(Proposer, "--help")
+    assert proposer.ends() == 0
+    text = " ".join("".join(proposer.lines).split())
+    assert "--model" in text
+    assert "The LLM's sampling temperature" in text

@@ -1,0 +1,353 @@
+"""Restarts: the policies, the bounds, and that every candidate comes to exactly one end."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from shared.settings import RestartSettings
+from trainer.restarts import LONGEST_WORDS, Restarts, clean_words
+
+POLICIES = ["trial", "greedy", "always"]
+
+
+def machine(policy="trial", budget=1000, **values):
+    return Restarts(RestartSettings(**{"policy": policy, "every": 40, "trial_steps": 10, **values}), budget)
+
+
+def receive(restarts, words, lease="lease", spent=0):
+    return restarts.receive(words, lease, spent, spent)
+
+
+def measure(restarts, scores, spent=0):
+    """Receive and measure candidates, as words to their loss; the fates of those that the queue dropped."""
+    fresh, fates = receive(restarts, list(scores), spent=spent)
+    assert not fates
+    for candidate in fresh:
+        candidate.score = scores[candidate.words]
+    return restarts.scored(fresh)
+
+
+def begin(restarts, lane, spent=0, loss=1.0):
+    """Start the best waiting candidate in `lane`."""
+    candidate = restarts.start(spent, loss)
+    if candidate is not None:
+        restarts.opened(lane, candidate)
+    return candidate
+
+
+# Asking
+
+
+def test_the_first_request_is_due_before_the_first_step_and_the_next_after_every():
+    restarts = machine(every=40)
+    assert restarts.wants(0)
+    restarts.asked(0)
+    assert not restarts.wants(0) and not restarts.wants(39)
+    assert restarts.wants(40)
+    restarts.skip_round(40)
+    assert not restarts.wants(79) and restarts.wants(80)
+    assert restarts.tally.digests_leased == 1
+
+
+def test_plain_prompt_tuning_never_asks():
+    assert not any(machine("none").wants(spent) for spent in range(0, 1000, 10))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_nothing_is_asked_or_started_that_the_budget_cannot_train(policy):
+    restarts = machine(policy, budget=100, trial_steps=10)
+    lanes = 2 if policy == "trial" else 1
+    last = 100 - lanes * 10
+    assert restarts.wants(last) and not restarts.wants(last + 1)
+    measure(restarts, {"a": 0.1, "b": 0.2})
+    assert restarts.start(last + 1, 9.0) is None
+    assert restarts.start(last, 9.0).words == "a"
+
+
+# Policies
+
+
+def test_trial_starts_the_best_and_no_more_than_are_allowed():
+    restarts = machine(challengers=2)
+    measure(restarts, {"c": 0.3, "a": 0.1, "b": 0.2})
+    assert begin(restarts, 1).words == "a"
+    assert begin(restarts, 2).words == "b"
+    assert begin(restarts, 3) is None
+    restarts.judge(1, 1.0, 2.0)
+    assert begin(restarts, 3).words == "c"
+    assert restarts.tally.trials == 3
+
+
+def test_trial_starts_candidates_that_score_worse_than_the_incumbent():
+    restarts = machine()
+    measure(restarts, {"a": 5.0})
+    assert begin(restarts, 1, loss=0.1).words == "a"
+
+
+@pytest.mark.parametrize(("incumbent", "challenger", "fate"), [(1.0, 0.75, "adopted"), (1.0, 1.25, "dropped")])
+def test_a_trial_is_won_by_the_lower_loss_and_says_by_how_much(incumbent, challenger, fate):
+    restarts = machine()
+    measure(restarts, {"a": 0.5})
+    begin(restarts, 7)
+    judged = restarts.judge(7, incumbent, challenger)
+    assert (judged.fate, judged.words, judged.score) == (fate, "a", 0.5)
+    assert judged.gain == pytest.approx(incumbent - challenger)
+    assert restarts.tally.adopted == (fate == "adopted")
+    assert not restarts.trials
+
+
+def test_a_draw_keeps_the_incumbent():
+    restarts = machine()
+    measure(restarts, {"a": 0.5})
+    begin(restarts, 1)
+    assert restarts.judge(1, 0.7, 0.7).fate == "dropped"
+
+
+def test_a_challenger_is_due_when_it_has_trained_its_steps():
+    restarts = machine(trial_steps=10)
+    measure(restarts, {"a": 0.5})
+    begin(restarts, 1)
+    assert not restarts.due(1, 9) and restarts.due(1, 10)
+    assert not restarts.due(0, 1000)
+
+
+def test_greedy_starts_only_what_scores_better_than_the_incumbent():
+    restarts = machine("greedy")
+    measure(restarts, {"a": 0.5})
+    assert restarts.start(0, 0.5) is None
+    assert restarts.start(0, 0.4) is None
+    candidate = restarts.start(0, 0.8)
+    fate = restarts.replaced(candidate, 0.8)
+    assert (fate.fate, fate.words, fate.score) == ("adopted", "a", 0.5)
+    assert fate.gain == pytest.approx(0.3)
+    assert restarts.tally.adopted == 1
+
+
+def test_always_starts_what_scores_worse_too():
+    restarts = machine("always")
+    measure(restarts, {"a": 5.0, "b": 4.0})
+    candidate = restarts.start(0, 0.1)
+    assert candidate.words == "b"
+    assert restarts.replaced(candidate, 0.1).gain == pytest.approx(-3.9)
+
+
+# Queue
+
+
+def test_the_queue_keeps_the_best_and_is_bounded():
+    restarts = machine(queue=2)
+    assert [candidate.words for candidate in measure(restarts, {"c": 0.3, "a": 0.1, "d": 0.4})] == ["d"]
+    assert [candidate.words for candidate in measure(restarts, {"b": 0.2, "e": 0.5})] == ["c", "e"]
+    assert [candidate.words for candidate in restarts.waiting] == ["a", "b"]
+    assert restarts.tally.scored == 5
+
+
+# What is received
+
+
+@pytest.mark.parametrize(
+    "again", ["A Text", "a text ", "  a  text", "a\ttext", "A\u00a0TEXT", "a\x00text", "\uff41 text"]
+)
+def test_what_was_tried_is_not_measured_again(again):
+    restarts = machine()
+    assert len(receive(restarts, ["a text"])[0]) == 1
+    fresh, (fate,) = receive(restarts, [again])
+    assert not fresh and fate.fate == "duplicate"
+    assert restarts.tally.duplicates == 1
+
+
+def test_a_proposal_that_repeats_itself_is_measured_once():
+    fresh, fates = receive(machine(), ["one", "two", "One", "one"])
+    assert [candidate.words for candidate in fresh] == ["one", "two"]
+    assert [fate.fate for fate in fates] == ["duplicate", "duplicate"]
+
+
+def test_the_start_of_the_run_counts_as_tried():
+    restarts = machine()
+    assert restarts.notice("A text") and not restarts.notice("a text")
+    assert not receive(restarts, ["a TEXT"])[0]
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n\t", "\x00\x1b", "\u200b", "\u2028"])
+def test_what_holds_nothing_is_empty(empty):
+    restarts = machine()
+    fresh, (fate,) = receive(restarts, [empty])
+    assert not fresh and fate.fate == "empty"
+
+
+def test_what_comes_too_late_is_stale_and_is_not_measured():
+    restarts = machine(budget=100)
+    fresh, fates = receive(restarts, ["a", "", "a"], spent=95)
+    assert not fresh
+    assert [fate.fate for fate in fates] == ["stale", "empty", "duplicate"]
+    assert restarts.tally.stale == 1
+
+
+def test_candidates_remember_their_lease_and_when_it_was_asked():
+    (candidate,), _ = machine().receive(["a"], "lease 7", 40, 90)
+    assert (candidate.lease, candidate.asked) == ("lease 7", 40)
+
+
+@given(st.text(max_size=400) | st.text(alphabet=" \t\n\x00\x1b\u202eab\u00e9", max_size=400))
+def test_cleaned_words_are_one_short_line_without_control_characters(raw):
+    words = clean_words(raw)
+    assert len(words) <= LONGEST_WORDS
+    assert words == words.strip() and "  " not in words
+    assert words.isprintable()
+    assert words.isascii() or words.encode()
+    assert clean_words(words) == words
+
+
+def test_a_ramble_is_cut_at_a_word():
+    ramble = "wonderful words " * 640  # 10 KiB
+    words = clean_words(ramble)
+    assert LONGEST_WORDS - 16 < len(words) <= LONGEST_WORDS
+    assert ramble.startswith(words) and words.split()[-1] in ("wonderful", "words")
+    assert len(clean_words("x" * 10_240)) == LONGEST_WORDS
+    assert clean_words("fits\x1b[31m well\x07") == "fits [31m well"
+
+
+# The end
+
+
+def test_at_the_end_the_waiting_were_outscored_and_the_tried_are_unfinished():
+    restarts = machine()
+    measure(restarts, {"a": 0.1, "b": 0.2, "c": 0.3})
+    begin(restarts, 1)
+    ended = {candidate.words: (fate.fate, fate.score) for candidate, fate in restarts.finish()}
+    assert ended == {"a": ("unfinished", 0.1), "b": ("outscored", 0.2), "c": ("outscored", 0.3)}
+    assert restarts.finish() == []
+
+
+def test_a_saved_machine_goes_on_as_it_was():
+    restarts = machine(challengers=2)
+    restarts.asked(0)
+    measure(restarts, {"a": 0.1, "b": 0.2, "c": 0.3})
+    begin(restarts, 4)
+    saved = json.loads(json.dumps(restarts.state()))
+    again = Restarts.restore(restarts.settings, restarts.budget, saved)
+    assert again.state() == restarts.state()
+    assert not again.wants(39) and again.wants(40)
+    assert not receive(again, ["A"])[0]
+    assert begin(again, 5).words == "b" and begin(again, 6) is None
+    assert again.due(4, 10) and again.judge(4, 1.0, 0.5).words == "a"
+    assert restarts.waiting[0].words == "b"  # the first is untouched by what the second does
+
+
+# All of it together
+
+words = st.sampled_from(["a", "b", "c", "A", " b", "", "\x00", "d e", "d  e", "f", "g", "h"]) | st.text(max_size=5)
+
+
+class EveryCandidateEndsOnce(RuleBasedStateMachine):
+    """Plays the loop: receives, measures, starts, steps and judges in any order that a run can come to."""
+
+    @initialize(
+        policy=st.sampled_from(POLICIES),
+        challengers=st.integers(1, 3),
+        queue=st.integers(1, 4),
+        budget=st.integers(20, 200),
+    )
+    def open(self, policy, challengers, queue, budget):
+        self.limits = (challengers, queue)
+        self.budget = budget
+        self.restarts = machine(policy, budget, challengers=challengers, queue=queue, every=5, trial_steps=4)
+        self.spent = 0
+        self.lanes = {}
+        self.opened = 1
+        self.loss = 1.0
+        self.given = Counter()
+        self.ends = Counter()
+        self.measured = []
+        self.done = False
+
+    def end(self, fate):
+        self.ends[fate.words] += 1
+
+    @rule(proposed=st.lists(st.tuples(words, st.floats(0, 2)), max_size=6))
+    def propose(self, proposed):
+        if self.done:
+            return
+        before = asdict(self.restarts.tally)
+        fresh, fates = self.restarts.receive([word for word, _ in proposed], "lease", self.spent, self.spent)
+        self.given.update(clean_words(word) for word, _ in proposed)
+        assert len(fresh) + len(fates) == len(proposed)
+        scores = {clean_words(word): score for word, score in reversed(proposed)}
+        for candidate in fresh:
+            candidate.score = scores[candidate.words]
+            self.measured.append(candidate.words.casefold())
+        for fate in fates:
+            self.end(fate)
+        for candidate in self.restarts.scored(fresh):
+            self.ends[candidate.words] += 1
+        after = self.restarts.tally
+        assert after.candidates - before["candidates"] == len(proposed)
+        assert after.scored - before["scored"] == len(fresh)
+        assert after.duplicates - before["duplicates"] == sum(fate.fate == "duplicate" for fate in fates)
+
+    @rule(scores=st.lists(st.floats(0, 2), min_size=4, max_size=4))
+    def turn(self, scores):
+        """One turn of the loop: start what may start, step all lanes, judge who is due."""
+        if self.done:
+            return
+        while candidate := self.restarts.start(self.spent, self.loss):
+            if self.restarts.settings.policy == "trial":
+                self.restarts.opened(self.opened, candidate)
+                self.lanes[self.opened] = 0
+                self.opened += 1
+            else:
+                self.end(self.restarts.replaced(candidate, self.loss))
+                self.loss = candidate.score
+        active = list(self.lanes)[: self.budget - self.spent - 1]
+        self.spent += 1 + len(active)
+        for lane, score in zip(active, scores, strict=False):
+            self.lanes[lane] += 1
+            if self.restarts.due(lane, self.lanes[lane]):
+                fate = self.restarts.judge(lane, self.loss, score)
+                assert (fate.fate == "adopted") == (score < self.loss)
+                assert fate.gain == self.loss - score
+                self.loss = min(self.loss, score)
+                self.end(fate)
+                del self.lanes[lane]
+        if self.spent >= self.budget:
+            self.finish()
+
+    @rule()
+    def save_and_go_on(self):
+        saved = json.loads(json.dumps(self.restarts.state()))
+        self.restarts = Restarts.restore(self.restarts.settings, self.budget, saved)
+        assert self.restarts.state() == saved
+
+    def finish(self):
+        self.done = True
+        for _, fate in self.restarts.finish():
+            assert fate.fate != "unfinished", "a trial was begun that the budget could not end"
+            self.end(fate)
+
+    @invariant()
+    def bounds_hold(self):
+        challengers, queue = self.limits
+        assert len(self.restarts.trials) <= challengers
+        assert len(self.restarts.waiting) <= queue
+        assert len(self.measured) == len(set(self.measured))
+        assert self.restarts.trials.keys() == self.lanes.keys()
+        tally = self.restarts.tally
+        assert tally.adopted <= tally.scored and tally.trials <= tally.scored <= tally.candidates
+
+    def teardown(self):
+        if not hasattr(self, "restarts"):
+            return
+        if not self.done:
+            for _, fate in self.restarts.finish():
+                self.end(fate)
+        assert self.ends == self.given
+        assert self.restarts.tally.candidates == sum(self.given.values())
+
+
+TestEveryCandidateEndsOnce = EveryCandidateEndsOnce.TestCase
+TestEveryCandidateEndsOnce.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
