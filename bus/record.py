@@ -30,6 +30,7 @@ class Recorder:
     def __init__(self, end: End, path: Path, step: Callable[[], int]) -> None:
         self._end = end
         self._step = step
+        self.can_lease = end.can_lease  # as it is, without a detour: it is asked every step
         _drop_torn_line(path)
         self._file = path.open("a", encoding="utf-8")
 
@@ -39,10 +40,6 @@ class Recorder:
         for answer in answers:
             self._write(answer.proposal)
         return answers
-
-    def can_lease(self) -> bool:
-        """See `bus.end.End`."""
-        return self._end.can_lease()
 
     def lease(self, digest: Digest, now: float) -> Lease | None:
         """See `bus.end.End`."""

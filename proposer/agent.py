@@ -15,12 +15,12 @@ from bus.messages import Bye, Message, Outcome, Proposal, Reject, Usage, Work
 from bus.proposer_end import ProposerEnd
 from proposer.backoff import Backoff
 from proposer.chain import Answer, Asker
-from proposer.cleaning import cut
 from proposer.memory import Memory
 from proposer.troubles import describe, is_timeout
 from shared.health import Health
 from shared.metrics import ProposerMetrics
 from shared.settings import ProposerSettings
+from shared.text import cut
 
 log = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """The way from a digest to candidates: meta-prompt | model | parser."""
 
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnablePassthrough
 
 from bus.messages import Digest, Fate
-from proposer.meta_prompt import Kind, write
+from proposer.meta_prompt import Kind, hints, write, write_hinted
 from proposer.parsing import Parsed, key, parse_continuations, parse_list
 from proposer.watch import Watch
 
@@ -92,7 +93,7 @@ def build(model: BaseLanguageModel[Any], kind: Kind) -> Runnable[dict[str, Any],
         asked = model.bind(stop=["\n"], max_tokens=LINE_TOKENS)
     replies = (asked | StrOutputParser()).map()
     if kind == "continue":
-        return RunnablePassthrough.assign(replies=RunnableLambda(_same_for_each) | replies) | RunnableLambda(
+        return RunnablePassthrough.assign(replies=RunnableLambda(_beginnings) | replies) | RunnableLambda(
             _read_lines
         )
     return RunnablePassthrough.assign(replies=RunnableLambda(_one) | replies) | RunnableLambda(_read_list)
@@ -103,9 +104,14 @@ def _one(state: dict[str, Any]) -> list[str]:
     return [write("instruct", request.digest, request.fates)]
 
 
-def _same_for_each(state: dict[str, Any]) -> list[str]:
+def _beginnings(state: dict[str, Any]) -> list[str]:
+    """Texts to continue: the sorted list, and as often a word that the gradient points to."""
     request: Request = state["request"]
-    return [write("continue", request.digest, request.fates)] * request.wanted
+    words = hints(request.digest)
+    random.Random(request.digest.sequence).shuffle(words)  # three proposers on one step differ
+    hinted = [write_hinted(request.digest, word) for word in words[: request.wanted // 2]]
+    listed = write("continue", request.digest, request.fates)
+    return [listed] * (request.wanted - len(hinted)) + hinted
 
 
 def _read_list(state: dict[str, Any]) -> Parsed:

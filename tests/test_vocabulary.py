@@ -53,6 +53,14 @@ def test_only_whole_words_are_words(fruit):
     assert sorted(fruit.words.values()) == sorted(FRUIT)
 
 
+def test_a_special_token_that_looks_like_a_word_is_none():
+    tokenizer = tiny_tokenizer(FRUIT)
+    tokenizer.mask_token = "fig"
+    vocabulary = Vocabulary(tokenizer, torch.randn(len(tokenizer), 4))
+    assert sorted(vocabulary.words.values()) == sorted(set(FRUIT) - {"fig"})
+    assert len(vocabulary.encode("fig", 5)) == 0
+
+
 def test_even_the_vector_of_a_special_token_is_told_in_words(fruit):
     for index in range(len(fruit.embeddings)):
         assert fruit.nearest(fruit.embeddings[index : index + 1])[0][0] in FRUIT

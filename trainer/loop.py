@@ -25,7 +25,7 @@ from trainer.folder import RunFolder
 from trainer.lanes import Lane, Origin, descend, open_lane, stack
 from trainer.pool import Snapshot
 from trainer.report import Reporter
-from trainer.restarts import Candidate, outscored
+from trainer.restarts import Candidate, clean_words, outscored
 from trainer.signals import StopSignals
 from trainer.starts import Starts
 from trainer.state import State
@@ -54,7 +54,11 @@ class Loop:
     signals: StopSignals
 
     def begin(self) -> None:
-        """Measure the start, which is the first point of the trajectory and the first prompt in words."""
+        """Measure the start, which is the first point of the trajectory and the first prompt in words.
+
+        One pass without a step gives its gradient, so that the first digest says where it points.
+        """
+        self._look_downhill()
         self.mark_point()
         origin = self.state.lanes[0].lineage[0]
         if origin.words:
@@ -111,6 +115,11 @@ class Loop:
         self._check(values)
         state.trajectory.step(values[0])
         return values
+
+    def _look_downhill(self) -> None:
+        start = self.state.lanes[0].prompt
+        logits = self.backbone.logits(stack([start]), self.train.inputs)
+        torch.autograd.backward(losses(logits, self.train.targets).sum())
 
     # Fitness
 
@@ -210,16 +219,26 @@ class Loop:
     def _merge(self, answer: Answer) -> None:
         """Measure a proposal's candidates together and queue the good ones."""
         state, proposal = self.state, answer.proposal
-        words = [self.starts.trim(words) for words in proposal.candidates]
+        words = [self.starts.trim(clean_words(words)) for words in proposal.candidates]
         fresh, fates = state.restarts.receive(words, proposal.lease, answer.digest.step, state.spent)
-        if fresh:
-            for candidate, dev in zip(fresh, self._measure([self.starts.embed(c.words) for c in fresh]), strict=True):
-                candidate.score = dev.loss
-                state.trajectory.measure(candidate.words, dev)
+        for candidate, dev in self._measure_words(fresh):
+            candidate.score = dev.loss
+            state.trajectory.measure(candidate.words, dev)
         fates += [outscored(candidate) for candidate in state.restarts.scored(fresh)]
         self.reporter.proposal(answer, state.spent, fresh)
         self.metrics.staleness.observe(state.spent - answer.digest.step)
         self._tell(proposal.lease, fates)
+
+    def _measure_words(self, candidates: list[Candidate]) -> list[tuple[Candidate, Fitness]]:
+        """Fitness of each candidate's words as they are; they join the pool, trained or not."""
+        if not candidates:
+            return []
+        state, prompts = self.state, [self.starts.embed(candidate.words) for candidate in candidates]
+        measured = list(zip(candidates, self._measure(prompts), strict=True))
+        for (candidate, dev), prompt in zip(measured, prompts, strict=True):
+            lineage = (Origin("proposal", candidate.words, state.spent),)
+            state.pool.add(Snapshot(None, state.spent, prompt, lineage, dev))
+        return measured
 
     def _start_candidates(self) -> None:
         state = self.state

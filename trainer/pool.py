@@ -1,4 +1,4 @@
-"""The good lanes of a run, and the result made of them."""
+"""The good prompts of a run, and the result made of them."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,16 @@ from trainer.backbones.dual_encoder import DualEncoder
 from trainer.fitness import Examples, Fitness, fitness
 from trainer.lanes import Origin, stack
 
-SIZE = 16
+SIZE = 32
 """Snapshots kept; the mean of class vectors rarely takes more than a handful."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A lane as it was when the development split was measured."""
+    """A prompt as it was when the development split was measured."""
 
-    lane: int
+    lane: int | None
+    """None for a candidate's words, which no lane trained."""
     step: int
     """Lane-steps spent."""
     prompt: Tensor
@@ -39,8 +40,8 @@ class Result:
 
     @property
     def kind(self) -> str:
-        """Best lane, or the mean of how many."""
-        return "best lane" if len(self.members) == 1 else f"mean of {len(self.members)} lanes"
+        """Best prompt, or the mean of how many."""
+        return "best prompt" if len(self.members) == 1 else f"mean of {len(self.members)} prompts"
 
 
 class Pool:

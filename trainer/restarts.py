@@ -4,13 +4,12 @@ A pure state machine. It sees words and numbers, never a tensor, a socket or a c
 measures, trains and reports back.
 """
 
-import re
-import unicodedata
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bus.messages import Fate
 from shared.settings import RestartSettings
+from shared.text import clean, cut
 
 LONGEST_WORDS = 200
 """Characters of a candidate; the rest of the untrusted text is cut off at a word."""
@@ -208,12 +207,7 @@ def outscored(candidate: Candidate) -> Fate:
 
 def clean_words(raw: str) -> str:
     """Untrusted text as one line of at most `LONGEST_WORDS` characters without control characters."""
-    text = unicodedata.normalize("NFKC", raw)
-    text = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
-    text = re.sub(r" +", " ", text).strip()
-    if len(text) <= LONGEST_WORDS:
-        return text
-    return text[: LONGEST_WORDS + 1].rsplit(" ", 1)[0][:LONGEST_WORDS].strip()
+    return cut(clean(raw), LONGEST_WORDS)
 
 
 def _score(candidate: Candidate) -> float:

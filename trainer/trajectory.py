@@ -22,7 +22,7 @@ BEST = 16
 """Measured prompts in a digest."""
 FATES = 16
 """Fates in a digest."""
-TOWARD = 5
+TOWARD = 12
 """Words for each position's push."""
 LONGEST_WORDS = 2_000
 """Characters of a point's words; the rest of a very long prompt is left out, as a message takes no more."""

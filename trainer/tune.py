@@ -21,7 +21,7 @@ from trainer.lanes import open_lane, stack
 from trainer.loop import Loop
 from trainer.pool import Pool, Result, Snapshot
 from trainer.report import Reporter
-from trainer.restarts import Restarts
+from trainer.restarts import Restarts, clean_words
 from trainer.signals import Stopped, StopSignals
 from trainer.starts import Starts
 from trainer.state import State
@@ -130,7 +130,7 @@ def _begin(settings: Settings, starts: Starts) -> State:
     start, origin = starts.first()
     lane = open_lane(0, start, (origin,), settings.optimizer)
     restarts = Restarts(settings.restarts, settings.steps)
-    restarts.notice(origin.words)
+    restarts.notice(clean_words(origin.words))
     return State([lane], Fitness(0.0, 0.0), Trajectory(), restarts, Pool())
 
 
