@@ -99,7 +99,7 @@ class Digest(Part):
     """Oldest first."""
     pushes: list[Push] = Field(max_length=256)
     slope: Slope | None
-    """None before the first step."""
+    """None before the incumbent's first step."""
     best: list[Measured] = Field(max_length=64)
     """Prompts in words that were measured, the best first."""
     fates: list[Fate] = Field(max_length=64)

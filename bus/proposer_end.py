@@ -142,7 +142,7 @@ class ProposerEnd:
         socket = open_socket(self._context, zmq.DEALER, endpoint, self._max_bytes)
         socket.setsockopt(zmq.IMMEDIATE, 1)  # else messages queue up for a trainer that is not there
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         try:
             socket.connect(endpoint)
         except zmq.ZMQError as error:

@@ -93,9 +93,7 @@ def build(model: BaseLanguageModel[Any], kind: Kind) -> Runnable[dict[str, Any],
         asked = model.bind(stop=["\n"], max_tokens=LINE_TOKENS)
     replies = (asked | StrOutputParser()).map()
     if kind == "continue":
-        return RunnablePassthrough.assign(replies=RunnableLambda(_beginnings) | replies) | RunnableLambda(
-            _read_lines
-        )
+        return RunnablePassthrough.assign(replies=RunnableLambda(_beginnings) | replies) | RunnableLambda(_read_lines)
     return RunnablePassthrough.assign(replies=RunnableLambda(_one) | replies) | RunnableLambda(_read_list)
 
 

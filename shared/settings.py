@@ -96,11 +96,11 @@ class RestartSettings(Section):
     """Who proposes: LLM proposers on the bus, or the controls random (noise) and vocabulary (random words)."""
     mode: Literal["async", "sync"] = "async"
     """async never waits for a proposal; sync waits at fixed rounds."""
-    every: int = Field(40, gt=0)
+    every: int = Field(100, gt=0)
     """Lane-steps from one request for proposals to the next; the first is made before the first step."""
     candidates: int = Field(12, gt=0, le=64)
     """Prompts asked for in one request."""
-    challengers: int = Field(2, gt=0, le=8)
+    challengers: int = Field(3, gt=0, le=8)
     """Most lanes that train beside the incumbent."""
     queue: int = Field(8, gt=0, le=64)
     """Measured candidates that wait for their trial; worse ones are dropped."""

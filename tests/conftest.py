@@ -107,6 +107,7 @@ class Runs:
         """
         from trainer import tune
         from trainer.folder import CONFIG, RunFolder
+        from trainer.listening import open_bus
         from trainer.signals import Stopped
 
         settings = make_settings(folder=str(self.root), name=name, **values)
@@ -114,15 +115,14 @@ class Runs:
         folder = RunFolder(self.root / name) if exists else RunFolder.create(settings)
         health = StopAfter(stop_after)
         watch = tune.Watch(TrainerMetrics(recipe="demo", run=name), health, health.signals)
-        with pytest.MonkeyPatch.context() as patch:
-            if propose is not None:
-                patch.setattr(tune, "TrainerEnd", lambda *_: MemoryEnd(propose, model="script", hear=hear))
-            try:
-                return tune.tune(settings, self.ground, folder, watch, replay and self.root / replay / tune.RECORD)
-            except Stopped:
-                return None
-            finally:
-                folder.close()
+        bus = MemoryEnd(propose, model="script", hear=hear) if propose else open_bus(settings, name)
+        record = self.root / replay / tune.RECORD if replay else None
+        try:
+            return tune.tune(settings, self.ground, folder, watch, bus, record)
+        except Stopped:
+            return None
+        finally:
+            folder.close()
 
     def events(self, name, kind):
         """Events of one kind from a run's history."""
@@ -161,7 +161,9 @@ def finished(tmp_path_factory):
     from trainer.__main__ import main
 
     root = tmp_path_factory.mktemp("finished")
-    ended = run_program(main, "demo", "--folder", root, "--name", "whole", *SHORT_DEMO)
+    ended = run_program(
+        main, "demo", "--folder", root, "--name", "whole", "--task.labels", json.dumps(LABELS), *SHORT_DEMO
+    )
     assert ended.status == 0, ended
     return root / "whole", ended
 
@@ -169,7 +171,7 @@ def finished(tmp_path_factory):
 SHORT_DEMO = [
     *("--steps", "24", "--evaluations", "2", "--no-baseline", "--metrics.port", "0"),
     *("--task.shots", "4", "--task.dev_shots", "4", "--task.test_rows", "12"),
-    *("--task.labels", json.dumps(LABELS), "--restarts.candidates", "3"),
+    *("--restarts.candidates", "3"),
     *("--restarts.source", "vocabulary", "--restarts.trial_steps", "4", "--restarts.every", "8"),
 ]
 """Options that make the demo short and independent of proposers."""

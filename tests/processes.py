@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PATIENCE = 60.0
+PATIENCE = 90.0
 """Seconds after which something that should have happened long ago is taken to have failed."""
 
 TWO_CLASSES = """{"billing": "money", "returns": "money", "account": "money",

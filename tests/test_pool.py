@@ -1,5 +1,7 @@
 """The pool: what a run found is its best lane, or a mean that the development split likes better."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
 from trainer.fitness import Examples, Fitness, fitness
-from trainer.pool import SIZE, Pool, Snapshot
+from trainer.pool import SIZE, TOLERANCE, Pool, Snapshot
 
 
 class Plain:
@@ -42,19 +44,30 @@ def filled(seed, dev, count=6):
 
 
 @given(st.integers(0, 10_000))
-def test_the_result_is_never_worse_than_the_best_lane(seed):
+def test_the_result_is_never_much_worse_than_the_best_lane_and_what_it_says_is_measured(seed):
     dev = examples(seed)
     pool = filled(seed, dev)
     best = min(pool.snapshots, key=lambda kept: kept.dev.loss)
     result = pool.result(BACKBONE, dev, average=True)
-    assert result.dev.loss <= best.dev.loss
+    assert result.dev.loss <= best.dev.loss * (1 + TOLERANCE)
     assert result.members[0] is best
     mean = normalize(sum(normalize(member.prompt, dim=-1) for member in result.members), dim=-1)
     torch.testing.assert_close(result.class_vectors, mean)
     measured = cross_entropy(dev.inputs @ mean.T / 0.2, dev.targets).item()
     assert result.dev.loss == pytest.approx(measured, abs=1e-5)
-    if len(result.members) > 1:
-        assert result.dev.loss < best.dev.loss
+
+
+def test_a_lane_is_kept_once_at_its_best_and_every_candidate_for_itself():
+    dev, generator = examples(), torch.Generator().manual_seed(3)
+    pool = Pool()
+    lane = [replace(snapshot(7, torch.randn(3, 5, generator=generator), dev), step=step) for step in range(5)]
+    words = [replace(snapshot(0, torch.randn(3, 5, generator=generator), dev), lane=None) for _ in range(4)]
+    for one in [*lane, *words]:
+        pool.add(one)
+    kept = [one for one in pool.snapshots if one.lane == 7]
+    assert len(kept) == 1 and kept[0].dev.loss == min(one.dev.loss for one in lane)
+    assert len(pool.snapshots) == 5
+    assert [one.dev.loss for one in pool.snapshots] == sorted(one.dev.loss for one in pool.snapshots)
 
 
 @given(st.integers(0, 10_000))

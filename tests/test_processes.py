@@ -36,7 +36,7 @@ def troubled(tmp_path_factory):
     hanging, working, late = FreshLLM(), FreshLLM(), FreshLLM()
     hanging.delay = 600.0
     port = free_port()
-    quick = {"TANDEM_STEPS": "900", "TANDEM_BUS__READY_SECONDS": "0.4", "TANDEM_BUS__LEASE_SECONDS": "5"}
+    quick = {"TANDEM_STEPS": "600", "TANDEM_BUS__READY_SECONDS": "0.4", "TANDEM_BUS__LEASE_SECONDS": "5"}
     with Household(tmp_path_factory.mktemp("troubled"), **SMALL, **quick) as home:
         victim = home.asking(hanging)
         home.asking(working)
@@ -63,7 +63,7 @@ def test_killing_a_proposer_mid_lease_leaves_a_run_that_uses_the_others(troubled
     assert trainer.wait() == 0, trainer.text
     assert lost == 1.0
     assert tried(run) & set(working.said)
-    assert summary(run)["steps"] == 900
+    assert summary(run)["steps"] == 600
     assert summary(run)["proposals"]["digests_leased"] > summary(run)["proposals"]["received"]
 
 

@@ -10,8 +10,8 @@ from conftest import LABELS, MINILM, SHORT_DEMO, make_settings, run_process, run
 from trainer.__main__ import main
 from trainer.folder import RunFolder
 
-GOOD = "a customer message about"
-BAD = "volcano of seventeen purple kings"
+GOOD = "i have a question about my"
+BAD = "refund payment billing invoice money"
 SLOW = {"lr": 1e-4}  # so that what scores better at its start is better after a trial, too
 
 
@@ -50,7 +50,7 @@ def test_another_seed_gives_other_weights(runs, plain):
 
 @pytest.fixture(scope="module")
 def slow(runs):
-    return runs.tune("slow", optimizer=SLOW)
+    return runs.tune("slow", optimizer=SLOW, prompt={"words": GOOD})
 
 
 def test_it_learns(runs, plain):
@@ -179,7 +179,7 @@ def test_a_good_candidate_is_adopted(runs, policy):
     assert fate.fate == "adopted" and fate.gain > 0
     assert [origin.words for origin in state.lanes[0].lineage] == [BAD, GOOD]
     assert state.restarts.tally.adopted == 1
-    assert state.dev.loss < runs.events(f"good-{policy}", "evaluation")[0]["dev_loss"] - 0.03
+    assert state.dev.loss < runs.events(f"good-{policy}", "evaluation")[0]["dev_loss"] - 0.2
 
 
 @pytest.mark.parametrize(("policy", "end"), [("trial", "dropped"), ("greedy", "outscored"), ("always", "adopted")])
@@ -213,9 +213,10 @@ def test_the_first_digest_goes_out_before_the_first_step_and_later_ones_tell_of_
     script = Script([GOOD], ["a note from a customer"], ["a customer asks about"])
     play(runs, "digests", script)
     first, second, *_ = script.digests
-    assert first.step == 0 and (first.slope is None or first.slope.gradient_norm > 0)
+    assert first.step == 0 and first.slope is None
+    assert first.pushes and all(push.toward for push in first.pushes)  # the start's gradient, before any step
     assert [entry.words for entry in first.best] == [BAD]
-    assert second.step >= 8 and second.slope is not None and second.slope.gradient_norm > 0
+    assert second.step >= 8 and second.pushes
     assert len(second.pushes) > 0 and second.pushes[0].toward
     assert second.best[0].words == GOOD and second.best[0].loss < first.best[0].loss
     assert [digest.sequence for digest in script.digests] == list(range(1, len(script.digests) + 1))

@@ -9,6 +9,7 @@ from shared.layers import CommandLine, recipe_names, recipe_summary
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
 from trainer.folder import SUMMARY, RunFolder, find_run, read_settings
+from trainer.listening import open_bus
 from trainer.signals import Stopped, StopSignals
 
 log = logging.getLogger("trainer")
@@ -76,6 +77,8 @@ def _tune_and_test(
     life: health.Health,
     signals: StopSignals,
 ) -> None:
+    bus = None if recorded else open_bus(settings, folder.name)
+
     import torch  # here, so that --help and bad settings answer at once
 
     from trainer.backbones import load_backbone
@@ -91,7 +94,7 @@ def _tune_and_test(
     ground = Ground(task, load_backbone(settings, task.labels), life.beat)
     watch = Watch(metrics, life, signals)
 
-    result, state = tune(settings, ground, folder, watch, recorded / RECORD if recorded else None)
+    result, state = tune(settings, ground, folder, watch, bus, recorded / RECORD if recorded else None)
     results = [("untrained prompt", untrained(settings, ground)), (f"Tandem, {result.kind}", result)]
     if settings.baseline and settings.restarts.policy != "none":
         log.info("baseline: plain prompt tuning with the same %d lane-steps", settings.steps)

@@ -11,7 +11,11 @@ from trainer.fitness import Examples, Fitness, fitness
 from trainer.lanes import Origin, stack
 
 SIZE = 32
-"""Snapshots kept; the mean of class vectors rarely takes more than a handful."""
+"""Snapshots kept."""
+
+TOLERANCE = 0.02
+"""Part of the development loss. A mean of unlike prompts varies less than any one of them, and a split of a few
+dozen examples cannot tell losses so near each other apart."""
 
 
 @dataclass(frozen=True)
@@ -45,25 +49,35 @@ class Result:
 
 
 class Pool:
-    """The best snapshots, by development loss."""
+    """The best snapshot of each lane and of each measured candidate, by development loss."""
 
     def __init__(self, snapshots: list[Snapshot] | None = None) -> None:
         self.snapshots = snapshots or []
+        """Best first."""
 
     def add(self, snapshot: Snapshot) -> None:
-        """Keep `snapshot` if it is among the best."""
-        self.snapshots = sorted([*self.snapshots, snapshot], key=lambda kept: kept.dev.loss)[:SIZE]
+        """Keep `snapshot` if its lane was never better, and it is among the best."""
+        others = [kept for kept in self.snapshots if kept.lane is None or kept.lane != snapshot.lane]
+        same = [kept for kept in self.snapshots if kept.lane is not None and kept.lane == snapshot.lane]
+        self.snapshots = sorted([*others, min([*same, snapshot], key=_loss)], key=_loss)[:SIZE]
 
     @torch.no_grad()
     def result(self, backbone: DualEncoder, dev: Examples, average: bool) -> Result:
-        """The best snapshot, joined greedily by each next one that lowers the mean's development loss.
+        """The best snapshot, joined one by one by the next best that the development split accepts.
 
-        The greedy soup of Wortsman et al. (2022), on class vectors instead of weights.
+        The greedy soup of Wortsman et al. (2022), on class vectors instead of weights. One that does not
+        change the mean's loss by more than `TOLERANCE` is accepted too.
         """
         vectors = backbone.class_vectors(stack([snapshot.prompt for snapshot in self.snapshots]))
-        members, total, best = [self.snapshots[0]], vectors[0], self.snapshots[0].dev
+        members, total, found = [self.snapshots[0]], vectors[0], self.snapshots[0].dev
+        lowest = found.loss
         for snapshot, vector in zip(self.snapshots[1:], vectors[1:], strict=True) if average else ():
             joined = fitness(backbone.classify(normalize(total + vector, dim=-1)[None], dev.inputs), dev.targets)[0]
-            if joined.loss < best.loss:
-                members, total, best = [*members, snapshot], total + vector, joined
-        return Result(members, normalize(total, dim=-1), best)
+            if joined.loss <= lowest * (1 + TOLERANCE):
+                members, total, found = [*members, snapshot], total + vector, joined
+                lowest = min(lowest, joined.loss)
+        return Result(members, normalize(total, dim=-1), found)
+
+
+def _loss(snapshot: Snapshot) -> float:
+    return snapshot.dev.loss

@@ -110,7 +110,7 @@ class Trajectory:
             wanted=settings.restarts.candidates,
             trajectory=_sample(self.points, POINTS),
             pushes=[] if gradient is None else _pushes(prompt, gradient, vocabulary, settings),
-            slope=None if gradient is None else self._slope(gradient),
+            slope=self._slope(gradient) if gradient is not None and self.recent else None,
             best=sorted(self.measured.values(), key=lambda entry: entry.loss)[:BEST],
             fates=self.fates[-FATES:],
         )

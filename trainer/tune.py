@@ -1,6 +1,5 @@
 """One run from its settings to its result: where proposals come from, where it starts, how it ends."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from bus.end import End
 from bus.memory import MemoryEnd
 from bus.record import Recorder
 from bus.replay import ReplayEnd
-from bus.trainer_end import TrainerEnd
 from shared.health import Health
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
@@ -27,8 +25,6 @@ from trainer.starts import Starts
 from trainer.state import State
 from trainer.tasks import Split, Task
 from trainer.trajectory import Trajectory
-
-log = logging.getLogger(__name__)
 
 RECORD = "record.jsonl"
 
@@ -57,7 +53,12 @@ class Ground:
 
 
 def tune(
-    settings: Settings, ground: Ground, folder: RunFolder, watch: Watch, replay: Path | None = None
+    settings: Settings,
+    ground: Ground,
+    folder: RunFolder,
+    watch: Watch,
+    bus: End | None = None,
+    replay: Path | None = None,
 ) -> tuple[Result, State]:
     """Train from the folder's checkpoint, or from the start, until the budget is spent.
 
@@ -66,11 +67,12 @@ def tune(
         ground: task and model.
         folder: where the run is kept.
         watch: metrics, health and signals.
+        bus: where proposers are, from `open_bus`; closed at the end.
         replay: record of an earlier run whose proposals are merged again instead of new ones.
 
     Raises:
         Stopped: a signal came first; the checkpoint is saved.
-        UserError: the bus cannot be opened, or a start has no words.
+        UserError: a start has no words, or the checkpoint or record cannot be read.
     """
     train = ground.examples(ground.task.train, "training rows")
     dev = ground.examples(ground.task.dev, "development rows")
@@ -79,7 +81,7 @@ def tune(
     state = (
         load_checkpoint(folder.path, settings, starts, ground.backbone.device) if resumed else _begin(settings, starts)
     )
-    end = _open_end(settings, starts, folder, state, replay)
+    end = _source(settings, starts, folder, state, bus, replay)
     reporter = Reporter(folder, settings.steps, state.spent)
     loop = Loop(
         settings=settings,
@@ -134,20 +136,19 @@ def _begin(settings: Settings, starts: Starts) -> State:
     return State([lane], Fitness(0.0, 0.0), Trajectory(), restarts, Pool())
 
 
-def _open_end(settings: Settings, starts: Starts, folder: RunFolder, state: State, replay: Path | None) -> End | None:
+def _source(
+    settings: Settings, starts: Starts, folder: RunFolder, state: State, bus: End | None, replay: Path | None
+) -> End | None:
     """Where proposals come from: nowhere, a record, a control in this process, or the bus."""
-    if settings.restarts.policy == "none":
-        return None
 
     def step() -> int:
         return state.spent
 
-    end: End
+    end = bus
     if replay is not None:
         end = ReplayEnd(replay, step)
-    elif settings.restarts.source == "bus":
-        end = TrainerEnd(settings.bus, folder.name)
-        log.info("listening for proposers on %s", settings.bus.bind)
-    else:
+    elif settings.restarts.source != "bus":
         end = MemoryEnd(starts.propose, model=settings.restarts.source)
+    if end is None or settings.restarts.policy == "none":
+        return None
     return Recorder(end, folder.path / RECORD, step)

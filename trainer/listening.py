@@ -1,0 +1,23 @@
+"""The trainer's place on the bus."""
+
+import logging
+
+from bus.trainer_end import TrainerEnd
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def open_bus(settings: Settings, run: str) -> TrainerEnd | None:
+    """Listen for proposers, if the settings ask for any.
+
+    Called before the model loads, so that proposers are there when the first digest goes out.
+
+    Raises:
+        UserError: the address cannot be listened at.
+    """
+    if settings.restarts.policy == "none" or settings.restarts.source != "bus":
+        return None
+    end = TrainerEnd(settings.bus, run)
+    log.info("listening for proposers on %s", settings.bus.bind)
+    return end
