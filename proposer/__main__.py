@@ -43,6 +43,7 @@ def _serve(settings: Settings) -> None:
     from proposer.chat_models import choose_kind, make_model
 
     asker = Asker(make_model(settings.proposer), choose_kind(settings.proposer))
+    asker.warm_up()
     metrics = ProposerMetrics(recipe=settings.recipe, model=settings.proposer.model)
     alive = health.Health(settings.metrics.stale_seconds)
     end = ProposerEnd(

@@ -1,6 +1,5 @@
 """The way from a digest to candidates: meta-prompt | model | parser."""
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnablePassthrough
 
 from bus.messages import Digest, Fate
-from proposer.meta_prompt import Kind, hints, write, write_hinted
+from proposer.meta_prompt import Kind, beginning, write
 from proposer.parsing import Parsed, key, parse_continuations, parse_list
 from proposer.watch import Watch
 
@@ -49,9 +48,15 @@ class Asker:
     """Asks one model, from any thread."""
 
     def __init__(self, model: BaseLanguageModel[Any], kind: Kind) -> None:
+        self._model = model
         self._kind = kind
         self._serial = isinstance(model, BaseChatModel)
         self._chain = build(model, kind)
+
+    def warm_up(self) -> None:
+        """Let a model in this process read what every text to continue begins with, while nobody waits for it."""
+        if self._kind == "continue" and not self._serial:
+            self._model.invoke(beginning(), max_tokens=1)
 
     def ask(self, digest: Digest, fates: Sequence[Fate], deadline: float) -> Answer:
         """Candidates for a digest, by a time of the monotonic clock.
@@ -93,7 +98,9 @@ def build(model: BaseLanguageModel[Any], kind: Kind) -> Runnable[dict[str, Any],
         asked = model.bind(stop=["\n"], max_tokens=LINE_TOKENS)
     replies = (asked | StrOutputParser()).map()
     if kind == "continue":
-        return RunnablePassthrough.assign(replies=RunnableLambda(_beginnings) | replies) | RunnableLambda(_read_lines)
+        return RunnablePassthrough.assign(replies=RunnableLambda(_same_for_each) | replies) | RunnableLambda(
+            _read_lines
+        )
     return RunnablePassthrough.assign(replies=RunnableLambda(_one) | replies) | RunnableLambda(_read_list)
 
 
@@ -102,14 +109,9 @@ def _one(state: dict[str, Any]) -> list[str]:
     return [write("instruct", request.digest, request.fates)]
 
 
-def _beginnings(state: dict[str, Any]) -> list[str]:
-    """Texts to continue: the sorted list, and as often a word that the gradient points to."""
+def _same_for_each(state: dict[str, Any]) -> list[str]:
     request: Request = state["request"]
-    words = hints(request.digest)
-    random.Random(request.digest.sequence).shuffle(words)  # three proposers on one step differ
-    hinted = [write_hinted(request.digest, word) for word in words[: request.wanted // 2]]
-    listed = write("continue", request.digest, request.fates)
-    return [listed] * (request.wanted - len(hinted)) + hinted
+    return [write("continue", request.digest, request.fates)] * request.wanted
 
 
 def _read_list(state: dict[str, Any]) -> Parsed:

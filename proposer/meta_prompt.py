@@ -37,21 +37,9 @@ def write(kind: Kind, digest: Digest, fates: Sequence[Fate]) -> str:
     return _write_instruct(digest, fates) if kind == "instruct" else _write_continue(digest)
 
 
-def write_hinted(digest: Digest, word: str) -> str:
-    """A text to continue with a phrase around `word`, one of those that the gradient points to."""
-    return _template("hinted").substitute(
-        task=_line(digest.task, LONGEST_TASK),
-        labels=_labels(digest.labels, " or "),
-        best=_line(digest.best[0].words) if digest.best else "a text about",
-        word=_line(word),
-    )
-
-
-def hints(digest: Digest) -> list[str]:
-    """The words that the gradient points to, each once, the strongest of every position first."""
-    ranks = max((len(push.toward) for push in digest.pushes), default=0)
-    words = [push.toward[rank] for rank in range(ranks) for push in digest.pushes if rank < len(push.toward)]
-    return list(dict.fromkeys(words))
+def beginning() -> str:
+    """The part of the text to continue that is the same for every digest."""
+    return _template("continue").template.partition("$")[0]
 
 
 def _write_instruct(digest: Digest, fates: Sequence[Fate]) -> str:

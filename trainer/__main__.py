@@ -85,7 +85,7 @@ def _tune_and_test(
     from trainer.export import export_best
     from trainer.summary import Row, lineage_lines, member_words, summarise, table
     from trainer.tasks import load_task
-    from trainer.tune import RECORD, Ground, Watch, test_fitness, tune, untrained
+    from trainer.tune import RECORD, Ground, Watch, fitness_on_test, tune, untrained
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -101,7 +101,7 @@ def _tune_and_test(
         plain, _ = tune(_without_restarts(settings), ground, RunFolder(folder.path / "baseline"), watch)
         results.append((f"plain prompt tuning, {plain.kind}", plain))
 
-    rows = [Row(name, found.dev, test_fitness(found, ground)) for name, found in results]
+    rows = [Row(name, found.dev, fitness_on_test(found, ground)) for name, found in results]
     words = member_words(result, ground.backbone.vocabulary, settings)
     export_best(folder.path, result, task.labels, words, settings)
     folder.write_json(SUMMARY, summarise(settings, folder, state, result, rows, words))

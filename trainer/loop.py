@@ -221,24 +221,15 @@ class Loop:
         state, proposal = self.state, answer.proposal
         words = [self.starts.trim(clean_words(words)) for words in proposal.candidates]
         fresh, fates = state.restarts.receive(words, proposal.lease, answer.digest.step, state.spent)
-        for candidate, dev in self._measure_words(fresh):
-            candidate.score = dev.loss
-            state.trajectory.measure(candidate.words, dev)
+        if fresh:
+            found = self._measure([self.starts.embed(candidate.words) for candidate in fresh])
+            for candidate, dev in zip(fresh, found, strict=True):
+                candidate.score = dev.loss
+                state.trajectory.measure(candidate.words, dev)
         fates += [outscored(candidate) for candidate in state.restarts.scored(fresh)]
         self.reporter.proposal(answer, state.spent, fresh)
         self.metrics.staleness.observe(state.spent - answer.digest.step)
         self._tell(proposal.lease, fates)
-
-    def _measure_words(self, candidates: list[Candidate]) -> list[tuple[Candidate, Fitness]]:
-        """Fitness of each candidate's words as they are; they join the pool, trained or not."""
-        if not candidates:
-            return []
-        state, prompts = self.state, [self.starts.embed(candidate.words) for candidate in candidates]
-        measured = list(zip(candidates, self._measure(prompts), strict=True))
-        for (candidate, dev), prompt in zip(measured, prompts, strict=True):
-            lineage = (Origin("proposal", candidate.words, state.spent),)
-            state.pool.add(Snapshot(None, state.spent, prompt, lineage, dev))
-        return measured
 
     def _start_candidates(self) -> None:
         state = self.state

@@ -64,16 +64,10 @@ def table(rows: list[Row]) -> str:
 def lineage_lines(result: Result, words: list[str]) -> list[str]:
     """How each member of the result came to be, in words."""
     return [
-        f"{_tell(member)}, dev loss {member.dev.loss:.3f}, now near {said!r}: "
+        f"lane {member.lane} at step {member.step}, dev loss {member.dev.loss:.3f}, now near {said!r}: "
         + " -> ".join(f"{origin.words!r} ({origin.source}, step {origin.step})" for origin in member.lineage)
         for member, said in zip(result.members, words, strict=True)
     ]
-
-
-def _tell(member: Snapshot) -> str:
-    return (
-        f"untrained words at step {member.step}" if member.lane is None else f"lane {member.lane} at step {member.step}"
-    )
 
 
 def _member(member: Snapshot, words: str) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def untrained(settings: Settings, ground: Ground) -> Result:
     return Pool([Snapshot(0, 0, start, (origin,), found)]).result(ground.backbone, dev, average=False)
 
 
-def test_fitness(result: Result, ground: Ground) -> Fitness:
+def fitness_on_test(result: Result, ground: Ground) -> Fitness:
     """The fitness of a result on test data; call it once, when all choices are made."""
     test = ground.examples(ground.task.test, "test rows")
     return fitness(ground.backbone.classify(result.class_vectors[None], test.inputs), test.targets)[0]
