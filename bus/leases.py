@@ -46,6 +46,7 @@ class Leases:
         self._forget_seconds = forget_seconds
         self._peers: dict[Peer, _Standing] = {}  # in the order of their turns
         self._live: dict[str, Lease] = {}
+        self._free = 0
         self.ended: dict[str, int] = dict.fromkeys(get_args(Ending), 0)
         """How the leases so far ended."""
 
@@ -69,13 +70,11 @@ class Leases:
         standing = self._peers.setdefault(peer, _Standing(0, now))
         standing.credits = max(0, credits - underway)
         standing.heard = now
+        self._count_free()
 
     def can_grant(self) -> bool:
-        """Whether some peer has a credit."""
-        for standing in self._peers.values():  # noqa: SIM110 - asked every step; a generator would cost as much again
-            if standing.credits > 0:
-                return True
-        return False
+        """Whether some peer has a credit. Asked every step, so it is counted when credits change."""
+        return self._free > 0
 
     def grant(self, digest: Digest, now: float) -> Lease | None:
         """A new lease for the peer that has waited longest for one; None if no peer has a credit."""
@@ -85,6 +84,7 @@ class Leases:
         standing = self._peers.pop(peer)
         standing.credits -= 1
         self._peers[peer] = standing  # at the end: its next turn comes after everyone else's
+        self._count_free()
         lease = Lease(secrets.token_hex(16), peer, digest, now + self._lease_seconds)
         self._live[lease.id] = lease
         return lease
@@ -100,6 +100,7 @@ class Leases:
     def gone(self, peer: Peer) -> None:
         """`peer` left: forget it, and end its leases."""
         self._peers.pop(peer, None)
+        self._count_free()
         for lease in self.live:
             if lease.peer == peer:
                 self._end(lease, "gone")
@@ -112,6 +113,9 @@ class Leases:
         for peer, standing in list(self._peers.items()):
             if now - standing.heard >= self._forget_seconds:
                 self.gone(peer)
+
+    def _count_free(self) -> None:
+        self._free = sum(standing.credits for standing in self._peers.values())
 
     def _end_held(self, id_: str, peer: Peer, now: float, ending: Ending) -> Lease | None:
         lease = self._live.get(id_)

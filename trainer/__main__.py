@@ -95,8 +95,10 @@ def _tune_and_test(
     watch = Watch(metrics, life, signals)
 
     result, state = tune(settings, ground, folder, watch, bus, recorded / RECORD if recorded else None)
-    results = [("untrained prompt", untrained(settings, ground)), (f"Tandem, {result.kind}", result)]
-    if settings.baseline and settings.restarts.policy != "none":
+    is_plain = settings.restarts.policy == "none"
+    name = "plain prompt tuning" if is_plain else "Tandem"
+    results = [("untrained prompt", untrained(settings, ground)), (f"{name}, {result.kind}", result)]
+    if settings.baseline and not is_plain:
         log.info("baseline: plain prompt tuning with the same %d lane-steps", settings.steps)
         plain, _ = tune(_without_restarts(settings), ground, RunFolder(folder.path / "baseline"), watch)
         results.append((f"plain prompt tuning, {plain.kind}", plain))

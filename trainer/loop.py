@@ -7,6 +7,7 @@ but for the rounds of `sync` mode.
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 
 import torch
@@ -68,10 +69,10 @@ class Loop:
         """Train; false when a signal ended it before the budget was spent."""
         state, budget = self.state, self.settings.steps
         while state.spent < budget and not self.signals.stopping:
-            began = time.perf_counter()
+            began = time.monotonic()
             if self.end is not None:
-                self._meet_proposers(self.end)
-            met = time.perf_counter()
+                self._meet_proposers(self.end, began)
+            met = time.monotonic()
             lanes = state.lanes[: budget - state.spent]
             before = state.spent
             train_losses = self._step(lanes)
@@ -80,9 +81,9 @@ class Loop:
                 self._judge(lane)
             if self._crosses_evaluation(before):
                 self.mark_point()
-            state.seconds += time.perf_counter() - began
+            state.seconds += time.monotonic() - began
             state.stalled_seconds += met - began
-            self._beat(train_losses[0], len(lanes), time.perf_counter() - met, met - began)
+            self._beat(train_losses[0], len(lanes), time.monotonic() - met, met - began)
         if state.spent >= budget:
             self._finish()
         return state.spent >= budget
@@ -159,20 +160,24 @@ class Loop:
 
     # Proposers
 
-    def _meet_proposers(self, end: End) -> None:
+    @cached_property
+    def _waits(self) -> bool:
+        return self.settings.restarts.mode == "sync"
+
+    def _meet_proposers(self, end: End, now: float) -> None:
         """Merge what arrived, and lease a digest if a proposal is due and somebody is free.
 
         In most turns there is nothing to do, and every call costs microseconds: a gradient step leaves the
         processor's caches cold. So the tests that usually fail come first.
         """
         restarts = self.state.restarts
-        for answer in end.poll(time.monotonic()):
+        for answer in end.poll(now):
             self._merge(answer)
-        if self.settings.restarts.mode == "sync":
-            if restarts.wants(self.state.spent):
+        if (self._waits or end.can_lease()) and restarts.wants(self.state.spent):
+            if self._waits:
                 self._hold_round(end)
-        elif end.can_lease() and restarts.wants(self.state.spent):
-            self._ask(end)
+            else:
+                self._ask(end)
         if restarts.waiting:
             self._start_candidates()
 
@@ -212,7 +217,7 @@ class Loop:
             for answer in end.poll(time.monotonic()):
                 self._merge(answer)
                 answered = True
-        if not answered:
+        if not answered and not self.signals.stopping:
             self.state.restarts.skip_round(self.state.spent)
             self.reporter.unanswered(self.settings.restarts.sync_wait_seconds)
 
@@ -228,6 +233,7 @@ class Loop:
                 state.trajectory.measure(candidate.words, dev)
         fates += [outscored(candidate) for candidate in state.restarts.scored(fresh)]
         self.reporter.proposal(answer, state.spent, fresh)
+        self.reporter.passed_over(fates, state.spent)
         self.metrics.staleness.observe(state.spent - answer.digest.step)
         self._tell(proposal.lease, fates)
 
@@ -279,5 +285,7 @@ class Loop:
             self.end.tell(Outcome(run=self.folder.name, lease=lease, step=self.state.spent, fates=fates))
 
     def _finish(self) -> None:
-        for candidate, fate in self.state.restarts.finish():
+        ended = self.state.restarts.finish()
+        self.reporter.passed_over([fate for _, fate in ended], self.state.spent)
+        for candidate, fate in ended:
             self._tell(candidate.lease, [fate])

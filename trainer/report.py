@@ -111,6 +111,14 @@ class Reporter:
             fate.words,
         )
 
+    def passed_over(self, fates: list[Fate], spent: int) -> None:
+        """Candidates that no lane tries, and why."""
+        for fate in fates:
+            self._folder.log("outcome", step=spent, **fate.model_dump())
+        for reason in dict.fromkeys(fate.fate for fate in fates):
+            words = ", ".join(repr(fate.words) for fate in fates if fate.fate == reason)
+            log.info("step %d  %s: %s", spent, reason, words)
+
     def close(self) -> None:
         """Take the bar away."""
         self._bar.close()
