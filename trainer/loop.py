@@ -173,13 +173,13 @@ class Loop:
         restarts = self.state.restarts
         for answer in end.poll(now):
             self._merge(answer)
+        if restarts.waiting:  # first, so that nobody is asked when these take what is left of the budget
+            self._start_candidates()
         if (self._waits or end.can_lease()) and restarts.wants(self.state.spent):
             if self._waits:
                 self._hold_round(end)
             else:
                 self._ask(end)
-        if restarts.waiting:
-            self._start_candidates()
 
     def _ask(self, end: End) -> bool:
         """Lease the digest of this moment to everybody who is free; false if nobody is."""
@@ -220,6 +220,7 @@ class Loop:
         if not answered and not self.signals.stopping:
             self.state.restarts.skip_round(self.state.spent)
             self.reporter.unanswered(self.settings.restarts.sync_wait_seconds)
+        self._start_candidates()
 
     def _merge(self, answer: Answer) -> None:
         """Measure a proposal's candidates together and queue the good ones."""
