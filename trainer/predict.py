@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
 
 from shared import logs
 from shared.errors import UserError, run_command
@@ -89,6 +90,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with all probabilities")
     options = parser.parse_intermixed_args()  # options may stand between RUN and texts
     logs.set_up()
+    disable_progress_bar()  # type: ignore[no-untyped-call] # set_up came too late for transformers
     texts = _texts(options.texts, options.file)
     for text, prediction in zip(texts, Classifier.load(options.run).predict(texts), strict=True):
         print(_line(text, prediction, options.json))
