@@ -12,6 +12,7 @@ from typing import Literal
 
 from bus.messages import Digest, Fate, Measured, Point, Push, Slope
 from shared.text import clean, cut
+from shared.thinning import thin
 
 Kind = Literal["instruct", "continue"]
 
@@ -46,7 +47,7 @@ def _write_instruct(digest: Digest, fates: Sequence[Fate]) -> str:
     return _template("instruct").substitute(
         task=_line(digest.task, LONGEST_TASK),
         labels=_labels(digest.labels, ", "),
-        trajectory=_lines(_point(point) for point in _worst_first(_sampled(digest.trajectory))),
+        trajectory=_lines(_point(point) for point in _worst_first(thin(digest.trajectory, MOST_POINTS))),
         pushes=_lines(_push(push) for push in digest.pushes[:MOST_PUSHES]),
         slope=_slope(digest),
         best=_lines(_measured(measured) for measured in reversed(digest.best[:MOST_BEST])),
@@ -85,13 +86,6 @@ def _labels(labels: Sequence[str], last: str) -> str:
     if len(labels) > MOST_LABELS:
         return f"{', '.join(shown)} and {len(labels) - MOST_LABELS} more"
     return last.join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
-
-
-def _sampled(points: Sequence[Point]) -> list[Point]:
-    """At most MOST_POINTS, evenly from the oldest to the newest."""
-    if len(points) <= MOST_POINTS:
-        return list(points)
-    return [points[round(i * (len(points) - 1) / (MOST_POINTS - 1))] for i in range(MOST_POINTS)]
 
 
 def _worst_first(points: list[Point]) -> list[Point]:

@@ -6,8 +6,10 @@ from conftest import make_settings
 
 from bus.messages import Fate
 from shared.errors import UserError
-from trainer.checkpoint import FILE, has_checkpoint, load_checkpoint, save_checkpoint
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.fitness import Fitness
+from trainer.folder import CHECKPOINT as FILE
+from trainer.folder import has_checkpoint
 from trainer.lanes import Origin, descend, open_lane, stack
 from trainer.pool import Pool, Snapshot
 from trainer.restarts import Restarts

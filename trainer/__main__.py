@@ -8,7 +8,7 @@ from shared.errors import UserError, run_command
 from shared.layers import CommandLine, recipe_names, recipe_summary
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
-from trainer.folder import SUMMARY, RunFolder, find_run, read_settings
+from trainer.folder import SUMMARY, RunFolder, find_run, has_checkpoint, read_settings
 from trainer.listening import open_bus
 from trainer.signals import Stopped, StopSignals
 
@@ -56,8 +56,6 @@ def _run(settings: Settings, resume: str | None, replay: str | None, signals: St
         log.info("stopped; go on with: python -m trainer --resume %s", folder.path)
         raise
     except UserError:
-        from trainer.checkpoint import has_checkpoint  # torch is loaded by now
-
         if not resume and not has_checkpoint(folder.path):
             folder.discard()  # bad data, a bad model or a port in use: nothing was trained
         raise
@@ -82,10 +80,10 @@ def _tune_and_test(
     import torch  # here, so that --help and bad settings answer at once
 
     from trainer.backbones import load_backbone
-    from trainer.export import export_best
-    from trainer.summary import Row, lineage_lines, member_words, summarise, table
+    from trainer.conclude import conclude
+    from trainer.summary import lineage_lines, table
     from trainer.tasks import load_task
-    from trainer.tune import RECORD, Ground, Watch, fitness_on_test, tune, untrained
+    from trainer.tune import RECORD, Ground, Watch, tune, untrained
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -103,10 +101,7 @@ def _tune_and_test(
         plain, _ = tune(_without_restarts(settings), ground, RunFolder(folder.path / "baseline"), watch)
         results.append((f"plain prompt tuning, {plain.kind}", plain))
 
-    rows = [Row(name, found.dev, fitness_on_test(found, ground)) for name, found in results]
-    words = member_words(result, ground.backbone.vocabulary, settings)
-    export_best(folder.path, result, task.labels, words, settings)
-    folder.write_json(SUMMARY, summarise(settings, folder, state, result, rows, words))
+    rows, words = conclude(settings, ground, folder, state, results)
     print(f"\n{table(rows)}\n")
     print("\n".join(lineage_lines(result, words)))
     print(f"\nresult: {folder.path}/best   history: {folder.path}/history.jsonl   summary: {folder.path}/{SUMMARY}")

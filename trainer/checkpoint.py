@@ -13,6 +13,7 @@ from torch import Tensor
 from shared.errors import UserError
 from shared.settings import Settings
 from trainer.fitness import Fitness
+from trainer.folder import CHECKPOINT
 from trainer.lanes import Lane, Origin, open_lane
 from trainer.pool import Pool, Snapshot
 from trainer.restarts import Restarts
@@ -20,12 +21,10 @@ from trainer.starts import Starts
 from trainer.state import State
 from trainer.trajectory import Trajectory
 
-FILE = "checkpoint/state.safetensors"
-
 
 def save_checkpoint(folder: Path, state: State, starts: Starts) -> None:
     """Write the checkpoint of the run in `folder`; a reader sees the old one or the new one."""
-    path = folder / FILE
+    path = folder / CHECKPOINT
     path.parent.mkdir(exist_ok=True)
     tensors: dict[str, Tensor] = {"starts": starts.generator.get_state()}
     for lane in state.lanes:
@@ -41,18 +40,13 @@ def save_checkpoint(folder: Path, state: State, starts: Starts) -> None:
     part.replace(path)
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether the run in `folder` was saved."""
-    return (folder / FILE).is_file()
-
-
 def load_checkpoint(folder: Path, settings: Settings, starts: Starts, device: torch.device) -> State:
     """The state saved in `folder`.
 
     Raises:
         UserError: the checkpoint is absent or damaged.
     """
-    path = folder / FILE
+    path = folder / CHECKPOINT
     try:
         with safe_open(path, framework="pt") as file:
             plain = json.loads(file.metadata()["state"])

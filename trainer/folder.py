@@ -14,6 +14,7 @@ from shared.settings import Settings
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 HISTORY = "history.jsonl"
+CHECKPOINT = "checkpoint/state.safetensors"
 LATEST = "latest"
 
 
@@ -85,6 +86,11 @@ class RunFolder:
     def close(self) -> None:
         """Close the history."""
         self._history.close()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run in `folder` was saved."""
+    return (folder / CHECKPOINT).is_file()
 
 
 def find_run(name: str, root: str = "runs") -> Path:

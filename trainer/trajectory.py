@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bus.messages import Digest, Fate, Measured, Point, Push, Slope
 from shared.settings import Settings
+from shared.thinning import thin
 from trainer.fitness import Fitness
 from trainer.vocabulary import Vocabulary
 
@@ -108,7 +109,7 @@ class Trajectory:
             labels=labels,
             tokens=settings.prompt.tokens,
             wanted=settings.restarts.candidates,
-            trajectory=_sample(self.points, POINTS),
+            trajectory=thin(self.points, POINTS),
             pushes=[] if gradient is None else _pushes(prompt, gradient, vocabulary, settings),
             slope=self._slope(gradient) if gradient is not None and self.recent else None,
             best=sorted(self.measured.values(), key=lambda entry: entry.loss)[:BEST],
@@ -149,10 +150,3 @@ def _pushes(prompt: Tensor, gradient: Tensor, vocabulary: Vocabulary, settings: 
         Push(position=position, word=word, toward=words)
         for position, (word, words) in enumerate(zip(now, toward, strict=True))
     ]
-
-
-def _sample(points: list[Point], most: int) -> list[Point]:
-    """At most `most` points, evenly spaced, the first and the last among them."""
-    if len(points) <= most:
-        return points
-    return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]

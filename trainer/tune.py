@@ -12,9 +12,9 @@ from shared.health import Health
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
 from trainer.backbones.dual_encoder import DualEncoder
-from trainer.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.fitness import Examples, Fitness, fitness
-from trainer.folder import RunFolder
+from trainer.folder import RunFolder, has_checkpoint
 from trainer.lanes import open_lane, stack
 from trainer.loop import Loop
 from trainer.pool import Pool, Result, Snapshot

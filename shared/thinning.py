@@ -1,0 +1,13 @@
+"""Fewer of many, evenly."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def thin(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` (2 or more) of `items`, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
