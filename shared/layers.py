@@ -1,13 +1,13 @@
 """Read the layers of settings and say which one a wrong value came from.
 
 The layers are those of `shared.settings`: a packaged recipe, a TOML file, the environment, the
-command line. A TOML file of the user's may name the recipe it builds on with `recipe = "agnews"`.
+command line. A TOML file, packaged or the user's, may name the recipe it builds on with `recipe = "agnews"`.
 """
 
 import argparse
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -107,7 +107,9 @@ def _is_setting(path: list[str], model: type[BaseModel]) -> bool:
 def _file_layers(recipe: str) -> list[Layer]:
     if recipe in recipe_names():
         text = (RECIPES / f"{recipe}.toml").read_text(encoding="utf-8")
-        return [Layer(f"recipe {recipe}", {"recipe": recipe, **_parse(text, f"recipe {recipe}")})]
+        values = _parse(text, f"recipe {recipe}")
+        below = _file_layers(values["recipe"]) if "recipe" in values else []
+        return [*below, Layer(f"recipe {recipe}", {**values, "recipe": recipe})]
     path = Path(recipe)
     if not path.is_file():
         raise UserError(f"no recipe or TOML file {recipe!r}; the recipes are: {', '.join(recipe_names())}")
@@ -133,11 +135,26 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
 def _join(layers: list[Layer]) -> Settings:
     merged: dict[str, Any] = {}
     for layer in layers:
+        if "steps" in layer.values:
+            merged.pop("epochs", None)  # both tell the budget, and the later layer is the one that is meant
         merged = _merge(merged, layer.values)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(detail, layers) for detail in error.errors())) from None
+        raise UserError(
+            "; ".join(_explain(where, details, layers) for where, details in _by_key(error, layers).items())
+        ) from None
+
+
+def _by_key(error: ValidationError, layers: list[Layer]) -> dict[tuple[str, ...], list[ErrorDetails]]:
+    """Errors by the key that a layer tells; a setting of several types has an error for each."""
+    found: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for detail in error.errors():
+        path = tuple(str(part) for part in detail["loc"])
+        while len(path) > 1 and _teller(path, layers) is None:
+            path = path[:-1]
+        found.setdefault(path, []).append(detail)
+    return found
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -150,18 +167,24 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(detail: ErrorDetails, layers: list[Layer]) -> str:
-    where = [str(part) for part in detail["loc"]]
+def _explain(where: tuple[str, ...], details: list[ErrorDetails], layers: list[Layer]) -> str:
+    detail = details[0]
     if not where:
         return detail["msg"].removeprefix("Value error, ")
-    key = ".".join(where)
+    key = f"{'.'.join(where)} ({_origin(where, layers)})"
     if detail["type"] == "extra_forbidden":
-        return f"{key} ({_origin(where, layers)}) is no setting; `python -m trainer --help` lists them"
+        return f"{key} is no setting; `python -m trainer --help` lists them"
     given = "" if isinstance(detail["input"], BaseModel | dict) else f", not {detail['input']!r}"
-    return f"{key} ({_origin(where, layers)}): {detail['msg']}{given}"
+    return f"{key}: {' or '.join(detail['msg'] for detail in details)}{given}"
 
 
-def _origin(path: list[str], layers: list[Layer]) -> str:
+def _origin(path: Sequence[str], layers: list[Layer]) -> str:
+    teller = _teller(path, layers)
+    return f"from {teller.origin}" if teller else "a default"
+
+
+def _teller(path: Sequence[str], layers: list[Layer]) -> Layer | None:
+    """The last layer that tells the key at `path`."""
     for layer in reversed(layers):
         values: Any = layer.values
         for part in path:
@@ -169,5 +192,5 @@ def _origin(path: list[str], layers: list[Layer]) -> str:
                 break
             values = values[part]
         else:
-            return f"from {layer.origin}"
-    return "a default"
+            return layer
+    return None

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+TextForm = Literal["text", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
+GlueForm = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "wnli"]
+Form = TextForm | GlueForm | Literal["image"]
 Endpoint = Annotated[str, StringConstraints(pattern=r"^(tcp|ipc)://.+$")]
 
 
@@ -24,42 +27,68 @@ class TaskSettings(Section):
     """The examples to learn from."""
 
     path: str | None = None
-    """Folder with train, test and optionally dev (or validation) files, .jsonl, .csv or .parquet; or
-    package:NAME/FOLDER. Wins over hub."""
+    """Folder with the data; or package:NAME/FOLDER. Wins over hub. Text: train, test, dev (or validation, val) files,
+    .jsonl, .csv or .parquet. Images: a folder for each split with a folder for each class, or a set as CoOp lays
+    it out."""
     hub: str | None = None
     """Hub name of a data set, used when there is no path."""
+    config: str | None = None
+    """Which of the hub's data sets under that name, for example rte of aps/super_glue."""
+    form: Form = "text"
+    """What a row is: text (one column, or two with task.text2), a task of SuperGLUE or GLUE, or an image."""
     text: str = "text"
-    """Column with the text."""
+    """Column with the text, when form is text."""
+    text2: str | None = None
+    """Column with a second text that stands beside the first, when form is text."""
+    image: str = "image"
+    """Column with the image, when form is image and the data comes from the hub."""
     label: str = "label"
-    """Column with the label."""
+    """Column with the label, when form is text or image."""
     labels: dict[str, Annotated[str, StringConstraints(max_length=200)]] = {}
     """Raw label to the words that name it, in the order of the classes. Several raw labels may share words.
-    Empty: the labels found in the data name themselves."""
+    Empty: the form's own, or the labels found in the data name themselves."""
     describe: Annotated[str, StringConstraints(max_length=2000)] = "Classify the text."
     """One line that tells the LLM what the task is."""
-    shots: int = Field(16, gt=0)
-    """Training examples of each class."""
+    shots: Literal["all"] | Annotated[int, Field(gt=0)] = 16
+    """Training examples of each class; all takes every row."""
     dev_shots: int = Field(16, gt=0)
     """Development examples of each class; fitness is measured on them and they are never reported as test."""
+    dev_share: float | None = Field(None, gt=0, lt=1)
+    """Cut this share of the training rows for development, instead of dev_shots a class."""
+    report: Literal["test", "validation", "third"] = "test"
+    """What is reported at the end: the test rows; the validation rows, where the labels of test are secret
+    (development rows then come from training); or a third of all rows, drawn by seed 0, where one file is all there
+    is."""
     test_rows: int | None = Field(None, gt=0)
-    """Use only so many test rows, drawn by seed 0. Default: all."""
+    """Use only so many of the reported rows, drawn by seed 0. Default: all."""
 
 
 class BackboneSettings(Section):
     """The frozen model."""
 
     path: str | None = None
-    """Folder of the model as transformers saves it; or package:NAME/FOLDER. Wins over hub."""
+    """Folder of the model as transformers saves it, or a .gguf file; or package:NAME/FOLDER. Wins over hub."""
     hub: str | None = "sentence-transformers/all-MiniLM-L6-v2"
     """Hub name of the model, used when there is no path."""
-    family: Literal["dual_encoder"] = "dual_encoder"
-    """How the prompt meets the model: dual_encoder puts it into the class texts."""
-    label_position: Literal["end", "middle", "front"] = "end"
-    """Where the label words stand in a class text."""
-    temperature: float = Field(0.05, gt=0)
-    """Cosine similarities are divided by this before the softmax."""
+    family: Literal["dual_encoder", "encoder", "decoder"] = "dual_encoder"
+    """How the prompt meets the model: dual_encoder puts it into the class texts (sentence encoders, CLIP, SigLIP);
+    encoder in front of the text, under a trainable head; decoder in front of the text, and label words answer."""
     max_tokens: int = Field(128, gt=2)
     """Examples are cut at this many tokens."""
+    temperature: float | None = Field(None, gt=0)
+    """dual_encoder: cosine similarities are divided by this before the softmax. Default: as the model was trained,
+    or 0.05 where it does not say."""
+    label_position: Literal["end", "middle", "front"] = "end"
+    """dual_encoder: where the label words stand in a class text."""
+    augment: bool = False
+    """dual_encoder of images: train on random crops and mirror images, as CoOp does. Otherwise images are encoded
+    once."""
+    pool: Literal["prompt", "text"] = "prompt"
+    """encoder: the position that the head reads, the prompt's first (as PEFT pools) or the text's first token."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """encoder: dropout inside the frozen model while training."""
+    template: Annotated[str, StringConstraints(max_length=2000)] = "{text}\nAnswer:"
+    """decoder: what stands between prompt and label words; {text}, {text2} or any column of the data in braces."""
 
 
 class PromptSettings(Section):
@@ -73,15 +102,25 @@ class PromptSettings(Section):
     """The words to start from when init is words."""
     projection: Literal["cosine", "l2"] = "cosine"
     """How the words nearest to a prompt are found."""
+    per_class: bool = False
+    """dual_encoder: every class has a prompt of its own, as CoOp's class-specific contexts."""
+    frozen: bool = False
+    """encoder: leave the prompt as it starts and train the head alone; a control."""
 
 
 class OptimizerSettings(Section):
     """Gradient descent."""
 
+    name: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd with momentum 0.9."""
     lr: float = Field(2e-3, gt=0)
-    """AdamW's learning rate."""
+    """Learning rate."""
     weight_decay: float = Field(0.01, ge=0)
-    """AdamW's weight decay."""
+    """Weight decay."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes from lr to 0 over the budget."""
+    warmup_epochs: int = Field(0, ge=0)
+    """Passes over the training rows at a learning rate of 1e-5 before lr."""
     batch: int = Field(32, gt=0)
     """Examples in a step."""
 
@@ -98,6 +137,8 @@ class RestartSettings(Section):
     """async never waits for a proposal; sync waits at fixed rounds."""
     every: int = Field(100, gt=0)
     """Lane-steps from one request for proposals to the next; the first is made before the first step."""
+    epochs: list[Annotated[int, Field(gt=0)]] = []
+    """Ask after these passes over the training rows, in lane-steps of one lane, and at no other time."""
     candidates: int = Field(12, gt=0, le=64)
     """Prompts asked for in one request."""
     challengers: int = Field(3, gt=0, le=8)
@@ -183,6 +224,9 @@ class Settings(BaseSettings):
     """Draws the examples, the batches and a random start."""
     steps: int = Field(400, gt=0)
     """The budget in lane-steps: one step of one lane costs one."""
+    epochs: int | None = Field(None, gt=0)
+    """The budget as passes of one lane over the training rows. Of steps and epochs the one told later counts, and
+    epochs where both are told together."""
     evaluations: int = Field(10, gt=0)
     """How often the development split is measured, evenly over the budget."""
     average: bool = True

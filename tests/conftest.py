@@ -78,7 +78,7 @@ def ground():
     torch.set_num_threads(1)
     settings = make_settings()
     task = load_task(settings.task, settings.seed)
-    return Ground(task, load_backbone(settings, task.labels), lambda: None)
+    return Ground(task, load_backbone(settings, task), lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.fitness import Fitness
 from trainer.folder import CHECKPOINT as FILE
 from trainer.folder import has_checkpoint
-from trainer.lanes import Origin, descend, open_lane, stack
+from trainer.lanes import Origin, descend, open_lane, stack_lanes
 from trainer.pool import Pool, Snapshot
 from trainer.restarts import Restarts
 from trainer.starts import Starts
@@ -19,22 +19,28 @@ from trainer.trajectory import Trajectory
 
 SETTINGS = make_settings(prompt={"words": "kiwi fig"}, restarts={"policy": "trial", "source": "vocabulary"})
 CPU = torch.device("cpu")
+HEAD = {"weight": torch.tensor([[1.0, -2.0]]), "bias": torch.tensor([0.5])}
+
+
+def head():
+    return {name: value.clone() for name, value in HEAD.items()}
 
 
 def step(lanes):
-    descend(lanes, torch.sin(stack([lane.prompt for lane in lanes]).prompts).sum((1, 2)))
+    heads = torch.stack([lane.head["weight"].square().sum() for lane in lanes])
+    descend(lanes, torch.sin(stack_lanes(lanes).prompts).sum((1, 2)) + heads, SETTINGS.optimizer.lr)
 
 
 def make_state(fruit, starts):
     words = Origin("words", "kiwi fig", 0)
     second = Origin("proposal", 'plum \u00e9 "quoted"', 7)
     lanes = [
-        open_lane(0, fruit.embed("kiwi fig", 8), (words,), SETTINGS.optimizer),
-        open_lane(3, fruit.embed("plum", 8), (words, second), SETTINGS.optimizer),
+        open_lane(0, fruit.embed("kiwi fig", 8), HEAD, (words,), SETTINGS),
+        open_lane(3, fruit.embed("plum", 8), HEAD, (words, second), SETTINGS),
     ]
     step(lanes)
     step(lanes)
-    lanes.append(open_lane(4, fruit.embed("lime", 8), (words,), SETTINGS.optimizer))  # has not taken a step yet
+    lanes.append(open_lane(4, fruit.embed("lime", 8), HEAD, (words,), SETTINGS))  # has not taken a step yet
     trajectory = Trajectory()
     trajectory.evaluated(0, lanes[0].prompt, Fitness(1.0, 0.5), fruit, SETTINGS)
     trajectory.step(0.7)
@@ -46,8 +52,8 @@ def make_state(fruit, starts):
     restarts.scored(fresh)
     restarts.opened(3, restarts.start(3, 1.0))
     pool = Pool()
-    pool.add(Snapshot(0, 4, torch.rand(2, 6), (words,), Fitness(0.3, 0.75)))
-    pool.add(Snapshot(3, 4, torch.rand(1, 6), (words, second), Fitness(0.2, 0.7)))
+    pool.add(Snapshot(0, 4, torch.rand(2, 6), head(), (words,), Fitness(0.3, 0.75)))
+    pool.add(Snapshot(3, 4, torch.rand(1, 6), head(), (words, second), Fitness(0.2, 0.7)))
     starts.propose(trajectory.digest("r", 0, lanes[0].prompt, None, ["a", "b"], fruit, SETTINGS))
     return State(lanes, Fitness(0.3, 0.75), trajectory, restarts, pool, 9, 5, 5, 1.25, 0.125)
 
@@ -74,6 +80,7 @@ def test_all_of_a_state_comes_back(saved, fruit):
     assert len(again.lanes) == 3
     for one, other in zip(again.lanes, state.lanes, strict=True):
         assert torch.equal(one.prompt, other.prompt)
+        assert all(torch.equal(one.head[name], other.head[name]) for name in HEAD)
         assert (one.number, one.age, one.lineage) == (other.number, other.age, other.lineage)
 
 
@@ -85,6 +92,7 @@ def test_the_optimizers_go_on_bit_for_bit(saved, fruit):
         step(again.lanes)
     for one, other in zip(again.lanes, state.lanes, strict=True):
         assert torch.equal(one.prompt, other.prompt)
+        assert all(torch.equal(one.head[name], other.head[name]) for name in HEAD)
 
 
 def test_the_control_draws_on_where_it_was(saved, fruit):

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from shared.errors import UserError
-from shared.settings import BackboneSettings
+from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.dual_encoder import DualEncoder
+from trainer.examples import Example
 from trainer.fitness import losses
 from trainer.lanes import stack
 
@@ -40,8 +41,12 @@ def placed(backbone, position):
 
 
 def model_of(backbone):
-    (model,) = [value for value in vars(backbone).values() if isinstance(value, nn.Module)]
+    (model,) = [value for value in vars(backbone._towers).values() if isinstance(value, nn.Module)]
     return model
+
+
+def read(backbone, *texts, beat=lambda: None):
+    return backbone.prepare([Example(((text,),)) for text in texts], "texts", beat)
 
 
 @contextmanager
@@ -106,20 +111,19 @@ def test_prompts_tell_apart(backbone):
 
 def test_examples_are_what_the_encoder_makes_of_them(backbone, reference):
     texts = ["Where is my parcel?", "I was billed twice this month and nobody answers my mails.", "Where is my parcel?"]
-    encoded = backbone.encode(texts, "texts")
-    for text, vector in zip(texts, encoded, strict=True):
+    for text, vector in zip(texts, read(backbone, *texts).vectors, strict=True):
         torch.testing.assert_close(vector, reference(text), atol=1e-5, rtol=0)
 
 
 def test_scores_are_cosines_over_the_temperature(backbone):
     vectors = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT, LONG)))
-    examples = backbone.encode(["Where is my parcel?", "I cannot log in."], "texts")
+    examples = read(backbone, "Where is my parcel?", "I cannot log in.")
     logits = backbone.logits(stack(prompts(backbone.vocabulary, SHORT, LONG)), examples)
     assert logits.shape == (2, 2, 3)
     for lane in range(2):
         for row in range(2):
             for label in range(3):
-                cosine = torch.cosine_similarity(examples[row], vectors[lane, label], dim=0)
+                cosine = torch.cosine_similarity(examples.vectors[row], vectors[lane, label], dim=0)
                 assert logits[lane, row, label].item() == pytest.approx(cosine.item() / 0.05, abs=1e-3)
 
 
@@ -163,9 +167,9 @@ def test_texts_are_encoded_once(backbone):
     texts = [f"A message that only this test has, number {number % 5}." for number in range(12)]
     beats = []
     with passes(backbone) as rows:
-        first = backbone.encode(texts, "texts", lambda: beats.append(1))
+        first = read(backbone, *texts, beat=lambda: beats.append(1)).vectors
         assert sum(rows) == 5 and beats
-        again = backbone.encode([*texts, "One more."], "texts")
+        again = read(backbone, *texts, "One more.").vectors
         assert sum(rows) == 6
     assert torch.equal(first, again[:-1])
     assert torch.equal(first[0], first[5]) and not torch.equal(first[0], first[1])
@@ -173,14 +177,15 @@ def test_texts_are_encoded_once(backbone):
 
 
 def test_a_text_longer_than_the_model_takes_is_cut(backbone):
-    other = copy.copy(backbone)
-    other.settings = backbone.settings.model_copy(update={"max_tokens": 100_000})
-    assert other.encode(["parcel " * 3000], "texts").isfinite().all()
+    longest = DualEncoder(
+        backbone.settings.model_copy(update={"max_tokens": 100_000}), PromptSettings(), ["a", "b"], backbone.device
+    )
+    assert read(longest, "parcel " * 3000).vectors.isfinite().all()
 
 
 def test_a_long_text_is_cut(backbone):
     start = " ".join(["parcel"] * 126)
-    encoded = backbone.encode([start, f"{start} and much more", "word " * 5000], "texts")
+    encoded = read(backbone, start, f"{start} and much more", "word " * 5000).vectors
     torch.testing.assert_close(encoded[0], encoded[1], atol=1e-5, rtol=0)
     assert encoded.isfinite().all()
 
@@ -200,8 +205,9 @@ def save_tiny(folder, kind="Bert", **config):
     return str(folder)
 
 
-def open_tiny(path, labels=("apple", "plum pear"), **values):
-    return DualEncoder(BackboneSettings(path=path, **values), list(labels), torch.device("cpu"))
+def open_tiny(path, labels=("apple", "plum pear"), prompt=None, **values):
+    settings = BackboneSettings(path=path, **values)
+    return DualEncoder(settings, prompt or PromptSettings(), list(labels), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "MPNet"])
@@ -209,7 +215,7 @@ def test_other_encoders_give_words_what_they_give_texts(tmp_path, kind):
     config = {} if kind == "Bert" else {"pad_token_id": 1}  # what their tables of positions are built on
     backbone = open_tiny(save_tiny(tmp_path / kind, kind, **config))
     (vectors,) = backbone.class_vectors(stack(prompts(backbone.vocabulary, "kiwi fig")))
-    expected = backbone.encode(["kiwi fig apple", "kiwi fig plum pear"], "texts")
+    expected = read(backbone, "kiwi fig apple", "kiwi fig plum pear").vectors
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
 
 
@@ -227,7 +233,40 @@ def test_sentences_are_pooled_as_the_encoder_was_trained(tmp_path, first):
         .last_hidden_state[0]
     )
     expected = normalize(hidden[0] if first else hidden.mean(0), dim=-1)
-    torch.testing.assert_close(open_tiny(path).encode(["kiwi fig", "fig"], "texts")[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(read(open_tiny(path), "kiwi fig", "fig").vectors[0], expected, atol=1e-5, rtol=0)
+
+
+def test_two_texts_side_by_side_are_read_as_two_lines(backbone):
+    pair = backbone.prepare([Example((("Where is it?", "My parcel, I mean."),))], "texts", lambda: None)
+    torch.testing.assert_close(pair.vectors, read(backbone, "Where is it?\nMy parcel, I mean.").vectors)
+
+
+# A prompt for each class
+
+
+@pytest.mark.parametrize("position", TEXTS)
+def test_each_class_reads_its_own_prompt(tmp_path, position):
+    path = save_tiny(tmp_path / "model")
+    backbone = open_tiny(path, prompt=PromptSettings(per_class=True), label_position=position)
+    words = backbone.vocabulary.embed
+    lanes = [
+        torch.cat([words("kiwi fig", 9), words("lime date", 9)]),
+        torch.cat([words("peach olive melon", 9), words("mango lemon berry", 9)]),
+        torch.cat([words("grape", 9), words("quince", 9)]),
+    ]
+    assert backbone.contexts == 2
+    vectors = backbone.class_vectors(stack(lanes))
+    said = [("kiwi fig", "lime date"), ("peach olive melon", "mango lemon berry"), ("grape", "quince")]
+    for (one, other), lane in zip(said, vectors, strict=True):
+        expected = read(backbone, TEXTS[position](one, "apple"), TEXTS[position](other, "plum pear")).vectors
+        torch.testing.assert_close(lane, expected, atol=1e-5, rtol=0)
+
+
+def test_a_class_prompt_learns_from_its_own_class_text_alone(tmp_path):
+    backbone = open_tiny(save_tiny(tmp_path / "model"), prompt=PromptSettings(per_class=True))
+    prompt = nn.Parameter(torch.cat([backbone.vocabulary.embed(text, 9) for text in ("kiwi fig", "lime date")]))
+    backbone.class_vectors(stack([prompt]))[0, 1, :3].sum().backward()
+    assert prompt.grad[:2].abs().max() == 0 and prompt.grad[2:].abs().max() > 0
 
 
 def refusal(path, **values):
@@ -255,11 +294,29 @@ def test_a_label_without_words_is_refused(tmp_path):
     assert "label '[SEP]' (task.labels)" in refusal(save_tiny(tmp_path / "model"), labels=["apple", "[SEP]"])
 
 
+def test_a_label_beside_which_the_prompt_has_no_room_is_refused(tmp_path):
+    path = save_tiny(tmp_path / "model", max_position_embeddings=12)
+    line = refusal(path, labels=["apple", "plum pear fig"], prompt=PromptSettings(tokens=8))
+    assert "label 'plum pear fig' (task.labels) has 3 tokens" in line and "room for 2" in line
+
+
+@pytest.mark.parametrize(
+    ("example", "what"), [(Example(image=b"x"), "an image"), (Example((("a",), ("b",))), "a choice")]
+)
+def test_examples_that_are_no_texts_are_refused(backbone, example, what):
+    with pytest.raises(UserError, match=what):
+        backbone.prepare([example], "rows", lambda: None)
+
+
+def test_views_of_texts_are_refused(tmp_path):
+    assert "backbone.augment" in refusal(save_tiny(tmp_path / "model"), augment=True)
+
+
 def test_a_hub_name_that_cannot_be_fetched_is_refused():
     with pytest.raises(UserError, match=r"backbone\.hub = 'nobody/nothing'"):
-        DualEncoder(BackboneSettings(hub="nobody/nothing"), ["a", "b"], torch.device("cpu"))
+        DualEncoder(BackboneSettings(hub="nobody/nothing"), PromptSettings(), ["a", "b"], torch.device("cpu"))
 
 
 def test_no_model_at_all_is_refused():
     with pytest.raises(UserError, match=r"backbone\.path"):
-        DualEncoder(BackboneSettings(hub=None), ["a", "b"], torch.device("cpu"))
+        DualEncoder(BackboneSettings(hub=None), PromptSettings(), ["a", "b"], torch.device("cpu"))

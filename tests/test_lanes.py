@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from shared.settings import OptimizerSettings
-from trainer.lanes import Origin, descend, open_lane, stack
+from shared.layers import load
+from trainer.lanes import Origin, descend, open_lane, stack, stack_lanes
 
-SETTINGS = OptimizerSettings(lr=0.05, weight_decay=0.1)
+SETTINGS = load({"optimizer": {"lr": 0.05, "weight_decay": 0.1}}, "a test")
 LENGTHS = (3, 1, 5)
 
 
@@ -14,7 +14,7 @@ def open_lanes(lengths=LENGTHS):
     generator = torch.Generator().manual_seed(5)
     starts = [torch.randn(length, 4, generator=generator) for length in lengths]
     origin = (Origin("words", "some words", 0),)
-    return [open_lane(number, start, origin, SETTINGS) for number, start in enumerate(starts)]
+    return [open_lane(number, start, {}, origin, SETTINGS) for number, start in enumerate(starts)]
 
 
 def losses(stacked):
@@ -24,7 +24,7 @@ def losses(stacked):
 
 
 def step(lanes):
-    descend(lanes, losses(stack([lane.prompt for lane in lanes])))
+    descend(lanes, losses(stack_lanes(lanes)), SETTINGS.optimizer.lr)
 
 
 def test_a_stack_holds_prompts_and_where_they_end():
@@ -77,7 +77,7 @@ def test_gradients_do_not_add_up_over_steps():
 
 def test_a_lane_leaves_its_start_untouched():
     start = torch.ones(2, 4)
-    lane = open_lane(0, start, (), SETTINGS)
+    lane = open_lane(0, start, {}, (), SETTINGS)
     step([lane])
     assert torch.equal(start, torch.ones(2, 4)) and not torch.equal(lane.prompt, start)
     assert lane.age == 1

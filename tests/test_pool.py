@@ -33,7 +33,7 @@ def examples(seed=0, count=30, classes=3):
 
 def snapshot(number, prompt, dev):
     found = fitness(BACKBONE.classify(normalize(prompt, dim=-1)[None], dev.inputs), dev.targets)[0]
-    return Snapshot(number, number * 10, prompt, (), found)
+    return Snapshot(number, number * 10, prompt, {}, (), found)
 
 
 def filled(seed, dev, count=6):
@@ -52,7 +52,7 @@ def test_the_result_is_never_worse_than_the_best_lane_and_what_it_says_is_measur
     assert result.dev.loss < best.dev.loss or result.members == [best]
     assert result.members[0] is best
     mean = normalize(sum(normalize(member.prompt, dim=-1) for member in result.members), dim=-1)
-    torch.testing.assert_close(result.class_vectors, mean)
+    torch.testing.assert_close(result.tuned.class_vectors, mean)
     measured = cross_entropy(dev.inputs @ mean.T / 0.2, dev.targets).item()
     assert result.dev.loss == pytest.approx(measured, abs=1e-5)
 
@@ -76,7 +76,7 @@ def test_without_averaging_it_is_the_best_lane(seed):
     result = pool.result(BACKBONE, dev, average=False)
     best = min(pool.snapshots, key=lambda kept: kept.dev.loss)
     assert result.members == [best] and result.dev == best.dev and result.kind.startswith("best")
-    torch.testing.assert_close(result.class_vectors, normalize(best.prompt, dim=-1))
+    torch.testing.assert_close(result.tuned.class_vectors, normalize(best.prompt, dim=-1))
 
 
 def test_a_mean_is_taken_where_it_is_better():
@@ -89,7 +89,7 @@ def test_a_mean_is_taken_where_it_is_better():
     pool.add(snapshot(2, good - off, dev))
     result = pool.result(BACKBONE, dev, average=True)
     assert len(result.members) == 2 and "2" in result.kind
-    torch.testing.assert_close(result.class_vectors, good)
+    torch.testing.assert_close(result.tuned.class_vectors, good)
     assert result.dev.loss < pool.snapshots[0].dev.loss
 
 
@@ -105,11 +105,11 @@ def test_the_pool_keeps_the_best_and_no_more_than_its_size():
     pool = Pool()
     losses = [(number * 7) % 40 / 10 for number in range(40)]
     for number, loss in enumerate(losses):
-        pool.add(Snapshot(number, 0, torch.zeros(1, 1), (), Fitness(loss, 0.5)))
+        pool.add(Snapshot(number, 0, torch.zeros(1, 1), {}, (), Fitness(loss, 0.5)))
     assert [kept.dev.loss for kept in pool.snapshots] == sorted(losses)[:SIZE]
 
 
-def fitness_on_test_is_cross_entropy_and_accuracy_of_each_lane():
+def test_fitness_is_cross_entropy_and_accuracy_of_each_lane():
     logits = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(1))
     targets = torch.tensor([0, 1, 2, 0, 1, 2, 0])
     for lane, found in zip(logits, fitness(logits, targets), strict=True):

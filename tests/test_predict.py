@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import trainer
 from shared.errors import UserError
+from trainer.examples import Example
 from trainer.folder import read_settings
 from trainer.predict import main
 from trainer.tasks import load_task
@@ -23,7 +24,8 @@ def classifier(finished):
 
 def test_it_labels_as_the_run_itself_does(finished, classifier, ground):
     vectors = load_file(finished[0] / "best" / "best.safetensors")["class_vectors"]
-    shares = ground.backbone.classify(vectors[None], ground.backbone.encode(TEXTS, "texts"))[0].softmax(-1)
+    rows = ground.backbone.prepare([Example(((text,),)) for text in TEXTS], "texts", lambda: None)
+    shares = ground.backbone.classify(vectors[None], rows)[0].softmax(-1)
     for prediction, row in zip(classifier.predict(TEXTS), shares, strict=True):
         expected = dict(zip(ground.task.labels, row.tolist(), strict=True))
         assert prediction.probabilities == pytest.approx(expected, abs=1e-5)
@@ -35,7 +37,7 @@ def test_it_labels_as_the_run_itself_does(finished, classifier, ground):
 def test_its_accuracy_is_the_one_in_the_summary(finished, classifier):
     settings = read_settings(finished[0])
     test = load_task(settings.task, settings.seed).test
-    found = [classifier.labels.index(prediction.label) for prediction in classifier.predict(test.texts)]
+    found = [classifier.labels.index(prediction.label) for prediction in classifier.label(test.examples)]
     accuracy = sum(a == b for a, b in zip(found, test.targets.tolist(), strict=True)) / len(found)
     assert accuracy == pytest.approx(json.loads((finished[0] / "summary.json").read_text())["test"]["accuracy"])
 
@@ -73,12 +75,12 @@ def test_a_file_and_standard_input_give_the_same(quick, tmp_path):
 def test_json_holds_all_probabilities(quick, classifier):
     rows = [json.loads(line) for line in quick("--json", *TEXTS).out.splitlines()]
     for row, text, prediction in zip(rows, TEXTS, classifier.predict(TEXTS), strict=True):
-        assert row == {"text": text, "label": prediction.label, "probabilities": prediction.probabilities}
+        assert row == {"example": text, "label": prediction.label, "probabilities": prediction.probabilities}
 
 
 @pytest.mark.parametrize("stdin", ["", "\n \n\t\n"])
 def test_no_text_is_refused(quick, stdin):
-    assert "no text" in quick(stdin=stdin).refused()
+    assert "nothing to label" in quick(stdin=stdin).refused()
 
 
 def test_texts_and_a_file_at_once_are_refused(quick, tmp_path):
@@ -92,7 +94,7 @@ def test_a_file_that_cannot_be_read_is_refused(quick, tmp_path):
 
 
 def test_text_that_is_no_unicode_is_refused(quick):
-    assert "TEXT" in quick("caf\udce9").refused()  # how Python hands over a byte that is not UTF-8
+    assert "EXAMPLE" in quick("caf\udce9").refused()  # how Python hands over a byte that is not UTF-8
 
 
 def test_wrong_use_is_one_line(quick):

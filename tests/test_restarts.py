@@ -54,6 +54,18 @@ def test_the_first_request_is_due_before_the_first_step_and_the_next_after_every
     assert restarts.tally.digests_leased == 1
 
 
+def test_rounds_that_are_told_are_the_only_ones_also_after_a_checkpoint():
+    restarts = Restarts(RestartSettings(policy="always", trial_steps=10, every=5), 1000, rounds=[30, 60, 90])
+    asked = []
+    for spent in range(200):
+        if restarts.wants(spent):
+            (restarts.skip_round if spent == 60 else restarts.asked)(spent)
+            asked.append(spent)
+            saved = json.loads(json.dumps(restarts.state()))
+            restarts = Restarts.restore(restarts.settings, restarts.budget, saved)
+    assert asked == [30, 60, 90]
+
+
 def test_plain_prompt_tuning_never_asks():
     assert not any(machine("none").wants(spent) for spent in range(0, 1000, 10))
 

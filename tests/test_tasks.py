@@ -43,13 +43,17 @@ def load(folder, seed=1, **values):
     return load_task(TaskSettings(**{"path": str(folder), "shots": 3, "dev_shots": 3, **values}), seed)
 
 
-def texts(task):
-    return task.train.texts, task.dev.texts, task.test.texts
+def texts(split):
+    return [example.columns["text"] for example in split.examples]
+
+
+def all_texts(task):
+    return texts(task.train), texts(task.dev), texts(task.test)
 
 
 def assert_apart(task):
-    train, dev, test = map(set, texts(task))
-    assert len(train) == len(task.train.texts) and len(dev) == len(task.dev.texts)
+    train, dev, test = map(set, all_texts(task))
+    assert len(train) == len(task.train.examples) and len(dev) == len(task.dev.examples)
     assert not train & dev and not train & test and not dev & test
 
 
@@ -60,7 +64,7 @@ def test_formats_hold_the_same_task(folder, tmp_path, ending):
     write(other, "train", TRAIN, ending)
     write(other, "test", TEST, ending)
     task, same = load(folder), load(other)
-    assert texts(task) == texts(same)
+    assert all_texts(task) == all_texts(same)
     assert task.labels == same.labels == ["bad", "good"]
     assert task.train.targets.tolist() == same.train.targets.tolist()
 
@@ -68,24 +72,24 @@ def test_formats_hold_the_same_task(folder, tmp_path, ending):
 def test_texts_keep_their_labels(folder):
     task = load(folder)
     for split in (task.train, task.dev, task.test):
-        for text, target in zip(split.texts, split.targets.tolist(), strict=True):
+        for text, target in zip(texts(split), split.targets.tolist(), strict=True):
             assert task.labels[target] in text
     assert Counter(task.train.targets.tolist()) == {0: 3, 1: 3}
     assert Counter(task.dev.targets.tolist()) == {0: 3, 1: 3}
-    assert len(task.test.texts) == 10
+    assert len(task.test.examples) == 10
 
 
 @pytest.mark.parametrize("name", ["dev", "validation"])
 def test_a_development_file_is_used_where_there_is_one(folder, name):
     write(folder, name, rows("good", 4, "dev ") + rows("bad", 4, "dev "))
     task = load(folder)
-    assert all(text.startswith("dev ") for text in task.dev.texts)
+    assert all(text.startswith("dev ") for text in texts(task.dev))
     assert_apart(task)
 
 
 def test_without_a_development_file_it_is_cut_from_train(folder):
     task = load(folder)
-    assert set(task.dev.texts) <= {row["text"] for row in TRAIN}
+    assert set(texts(task.dev)) <= {row["text"] for row in TRAIN}
     assert_apart(task)
 
 
@@ -99,7 +103,7 @@ def test_no_text_stands_in_two_splits_whatever_is_repeated(tmp_path, with_dev):
     for seed in range(6):
         task = load(tmp_path, seed, shots=4, dev_shots=4)
         assert_apart(task)
-        assert len(task.train.texts) == len(task.dev.texts) == 8
+        assert len(task.train.examples) == len(task.dev.examples) == 8
 
 
 def test_repeated_rows_do_not_count_as_shots(tmp_path):
@@ -111,25 +115,32 @@ def test_repeated_rows_do_not_count_as_shots(tmp_path):
 
 
 def test_the_seed_draws_the_shots(folder):
-    assert texts(load(folder, 1)) == texts(load(folder, 1))
-    drawn = {tuple(sorted(load(folder, seed).train.texts)) for seed in range(5)}
+    assert all_texts(load(folder, 1)) == all_texts(load(folder, 1))
+    drawn = {tuple(sorted(texts(load(folder, seed).train))) for seed in range(5)}
     assert len(drawn) == 5
-    assert len({tuple(sorted(load(folder, seed).dev.texts)) for seed in range(5)}) == 5
-    assert len({tuple(load(folder, seed).test.texts) for seed in range(5)}) == 1
+    assert len({tuple(sorted(texts(load(folder, seed).dev))) for seed in range(5)}) == 5
+    assert len({tuple(texts(load(folder, seed).test)) for seed in range(5)}) == 1
+
+
+def test_what_a_seed_draws_stays_the_same(folder):
+    task = load(folder, 1, test_rows=3)
+    assert texts(task.train) == [f"bad text {n}" for n in (1, 6, 8)] + [f"good text {n}" for n in (2, 7, 6)]
+    assert texts(task.dev) == [f"bad text {n}" for n in (5, 11, 9)] + [f"good text {n}" for n in (4, 11, 1)]
+    assert texts(task.test) == ["test good text 4", "test good text 1", "test bad text 2"]
 
 
 def test_test_rows_caps_test_alone_and_the_same_for_every_seed(folder):
     few, others = load(folder, 1, test_rows=4), load(folder, 2, test_rows=4)
-    assert few.test.texts == others.test.texts and len(few.test.texts) == 4
-    assert set(few.test.texts) <= {row["text"] for row in TEST}
-    assert len(load(folder, test_rows=1000).test.texts) == 10
+    assert texts(few.test) == texts(others.test) and len(few.test.examples) == 4
+    assert set(texts(few.test)) <= {row["text"] for row in TEST}
+    assert len(load(folder, test_rows=1000).test.examples) == 10
 
 
 def test_a_capped_test_still_keeps_all_test_texts_out_of_training(tmp_path):
     write(tmp_path, "train", TRAIN)
     write(tmp_path, "test", TRAIN[:6] + TRAIN[12:18])
     task = load(tmp_path, test_rows=2)
-    assert not {row["text"] for row in TRAIN[:6] + TRAIN[12:18]} & {*task.train.texts, *task.dev.texts}
+    assert not {row["text"] for row in TRAIN[:6] + TRAIN[12:18]} & {*texts(task.train), *texts(task.dev)}
 
 
 def test_labels_name_the_classes_in_their_order(tmp_path):
@@ -139,39 +150,117 @@ def test_labels_name_the_classes_in_their_order(tmp_path):
     values = {"text": "t", "label": "y", "labels": {"2": "fine", "0": "awful", "1": "awful"}}
     task = load(tmp_path, **values)
     assert task.labels == ["fine", "awful"]
-    for text, target in zip(task.train.texts, task.train.targets.tolist(), strict=True):
+    for text, target in zip(texts(task.train), task.train.targets.tolist(), strict=True):
         assert target == (0 if text.endswith("2") else 1)
 
 
-def test_a_hub_set_names_its_classes_itself(monkeypatch):
+def as_hub_set(folder, tables, columns):
+    """A data set as the hub keeps it: the same call reads it from a folder."""
     import datasets
 
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
-    )
-    data = datasets.DatasetDict(
-        {
-            name: datasets.Dataset.from_list([{**row, "label": int(row["label"] == "good")} for row in table], features)
-            for name, table in (("train", TRAIN), ("test", TEST))
-        }
-    )
-    monkeypatch.setattr(datasets, "load_dataset", {"some/set": data}.__getitem__)
-    task = load_task(TaskSettings(hub="some/set", shots=2, dev_shots=2), 1)
+    for name, table in tables.items():
+        datasets.Dataset.from_list(table, datasets.Features(columns)).to_parquet(folder / f"{name}.parquet")
+    return str(folder)
+
+
+@pytest.fixture
+def hub(tmp_path):
+    from datasets import ClassLabel, Value
+
+    columns = {"text": Value("string"), "label": ClassLabel(names=["bad", "good"])}
+    tables = {
+        name: [{**row, "label": int(row["label"] == "good")} for row in table]
+        for name, table in (("train", TRAIN), ("validation", rows("good", 4, "dev ") + rows("bad", 4, "dev ")))
+    }
+    tables["test"] = [{**row, "label": -1} for row in TEST]
+    return as_hub_set(tmp_path, tables, columns)
+
+
+def load_hub(hub, **values):
+    return load_task(TaskSettings(**{"hub": hub, "shots": 2, "dev_shots": 2, "report": "validation", **values}), 1)
+
+
+def test_a_hub_set_names_its_classes_itself(hub):
+    task = load_hub(hub)
     assert task.labels == ["bad", "good"]
-    for text, target in zip(task.test.texts, task.test.targets.tolist(), strict=True):
+    for text, target in zip(texts(task.test), task.test.targets.tolist(), strict=True):
         assert task.labels[target] in text
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
-    import datasets
+def test_a_split_with_hidden_labels_counts_as_not_there(hub):
+    assert all(text.startswith("dev ") for text in texts(load_hub(hub).test))
+    with pytest.raises(UserError, match=r"no test rows with labels.*task\.report"):
+        load_hub(hub, report="test")
 
-    def fail(_):
-        raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(UserError, match=r"task.hub = 'some/set'.*no route.*task.path") as caught:
+def test_a_hub_has_several_sets_under_one_name(tmp_path):
+    for config in ("one", "two"):
+        (tmp_path / config).mkdir()
+        for name, table in (("train", TRAIN), ("test", TEST)):
+            write(tmp_path / config, name, [{**row, "text": f"{config} {row['text']}"} for row in table])
+    configs = [
+        f"- config_name: {config}\n  data_files:\n" + "".join(
+            f"  - split: {name}\n    path: {config}/{name}.jsonl\n" for name in ("train", "test"))
+        for config in ("one", "two")
+    ]  # fmt: skip
+    (tmp_path / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
+    task = load_hub(str(tmp_path), config="two", report="test")
+    assert all(text.startswith("two ") for split in all_texts(task) for text in split)
+    with pytest.raises(UserError, match="'three'"):
+        load_hub(str(tmp_path), config="three")
+
+
+def test_a_hub_set_that_cannot_be_fetched_is_one_line():
+    with pytest.raises(UserError, match=r"task.hub = 'some/set' cannot be fetched.*task.path") as caught:
         load_task(TaskSettings(hub="some/set"), 1)
     assert "\n" not in str(caught.value)
+
+
+# How much is drawn, and from where
+
+
+def test_all_takes_every_row_that_development_leaves(folder):
+    task = load(folder, shots="all")
+    assert (len(task.train.examples), len(task.dev.examples)) == (18, 6)
+    assert_apart(task)
+
+
+def test_a_share_of_training_is_cut_for_development_by_seed(folder):
+    write(folder, "dev", rows("good", 4, "dev ") + rows("bad", 4, "dev "))
+    task = load(folder, shots="all", dev_share=0.25)
+    assert (len(task.train.examples), len(task.dev.examples)) == (18, 6)
+    assert not any(text.startswith("dev ") for text in texts(task.dev))
+    assert all_texts(task) == all_texts(load(folder, shots="all", dev_share=0.25))
+    assert set(texts(task.dev)) != set(texts(load(folder, 2, shots="all", dev_share=0.25).dev))
+    assert_apart(task)
+    assert len(load(folder, shots=5, dev_share=0.25).train.examples) == 10
+
+
+def test_the_reported_validation_rows_choose_nothing(tmp_path):
+    write(tmp_path, "train", TRAIN + rows("good", 1, "val "))
+    write(tmp_path, "val", rows("good", 4, "val ") + rows("bad", 4, "val "))
+    task = load(tmp_path, report="validation", shots="all")
+    assert len(task.test.examples) == 8 and all(text.startswith("val ") for text in texts(task.test))
+    assert len(task.train.examples) == 18
+    assert_apart(task)
+
+
+def test_a_third_is_reported_where_one_file_is_all_there_is(tmp_path):
+    write(tmp_path, "validation", TRAIN)
+    task, other = (load(tmp_path, seed, report="third", shots="all", dev_shots=2) for seed in (1, 2))
+    assert [len(part) for part in all_texts(task)] == [12, 4, 8]
+    assert texts(task.test) == texts(other.test) and texts(task.dev) != texts(other.dev)
+    assert_apart(task)
+    assert task.labels == ["bad", "good"]
+
+
+def test_two_columns_stand_side_by_side(tmp_path):
+    for name, table in (("train", TRAIN), ("test", TEST)):
+        write(tmp_path, name, [{"a": row["text"], "b": "aside", "n": 7, "label": row["label"]} for row in table])
+    example = load(tmp_path, text="a", text2="b").train.examples[0]
+    text = example.columns["a"]
+    assert example.choices == ((text, "aside"),)
+    assert example.columns == {"a": text, "b": "aside", "n": "7", "text": text, "text2": "aside"}
 
 
 # Refused
@@ -237,6 +326,16 @@ def test_more_shots_than_rows_are_refused(folder):
     assert refusal(folder, shots=10).startswith("task.dev_shots = 3, but only 2 rows of class 'bad'")
 
 
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_a_share_that_leaves_nothing_is_refused(folder, share):
+    assert "task.dev_share" in refusal(folder, dev_share=share, shots="all")
+
+
+def test_a_row_without_a_label_is_refused(folder):
+    write(folder, "test", [*TEST, {"text": "odd", "label": None}])
+    assert "test row 11 has no label" in refusal(folder)
+
+
 @pytest.mark.parametrize("text", ["", "  ", None, 7])
 def test_a_row_without_a_text_is_refused(tmp_path, text):
     table = (
@@ -297,5 +396,5 @@ def test_recipes_read_the_local_sets(name):
     settings = parser.resolve(parser.parse_args([name, "--task.path", str(data)]))
     task = load_task(settings.task, 1)
     assert_apart(task)
-    assert len(task.train.texts) == 16 * len(task.labels)
-    assert len(task.dev.texts) == settings.task.dev_shots * len(task.labels)
+    assert len(task.train.examples) == 16 * len(task.labels)
+    assert len(task.dev.examples) == settings.task.dev_shots * len(task.labels)

@@ -18,7 +18,7 @@ SLOW = {"lr": 1e-4}  # so that what scores better at its start is better after a
 def assert_same(one, other):
     """Two runs ended with the same weights and the same numbers, bit for bit."""
     (result, state), (same, again) = one, other
-    assert torch.equal(result.class_vectors, same.class_vectors) and result.dev == same.dev
+    assert torch.equal(result.tuned.class_vectors, same.tuned.class_vectors) and result.dev == same.dev
     assert len(state.lanes) == len(again.lanes) and state.spent == again.spent
     for lane, twin in zip(state.lanes, again.lanes, strict=True):
         assert torch.equal(lane.prompt, twin.prompt) and lane.age == twin.age
@@ -99,7 +99,7 @@ def test_a_descent_that_breaks_down_ends_with_a_word(runs):
     except UserError as error:
         assert "optimizer.lr" in str(error)
     else:
-        assert result.class_vectors.isfinite().all()
+        assert result.tuned.class_vectors.isfinite().all()
 
 
 # The budget
@@ -231,7 +231,7 @@ NASTY += ["x" * 2000, "word " * 400]
 def test_nasty_candidates_do_no_harm(runs, policy):
     script = Script(NASTY, [GOOD.upper(), GOOD, f" {GOOD}\n"], *([words] for words in NASTY))
     result, state = play(runs, f"nasty-{policy}", script, policy, every=2, trial_steps=2)
-    assert state.spent == 20 and result.class_vectors.isfinite().all()
+    assert state.spent == 20 and result.tuned.class_vectors.isfinite().all()
     assert len(script.fates) == state.restarts.tally.candidates
     assert Counter(fate.fate for fate in script.fates)["duplicate"] >= 2
     assert all(len(fate.words) <= 200 and fate.words.isprintable() for fate in script.fates)

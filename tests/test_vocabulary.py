@@ -107,6 +107,72 @@ def test_where_tokens_mark_words_only_marked_ones_are_words(mark):
     assert vocabulary.nearest(vocabulary.embed("apple pear", 9))[0] == ["apple", "pear"]
 
 
+def pairs(kind, words=(*FRUIT, "café", "Äpfel", "слива"), reserved="<reserved>"):
+    """A byte-pair tokenizer that knows `words` as single tokens inside a sentence: as GPT-2's, CLIP's or Gemma's."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    spaced = pre_tokenizers.Metaspace(prepend_scheme="never")
+    ends = {"end_of_word_suffix": "</w>"} if kind == "clip" else {}
+    inner = Tokenizer(models.BPE(**ends))
+    inner.pre_tokenizer, inner.decoder = {
+        "gpt2": (bytes_only, decoders.ByteLevel()),
+        "clip": (
+            pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), bytes_only]),
+            decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")]),
+        ),
+        "gemma": (spaced, decoders.Metaspace(prepend_scheme="never")),
+    }[kind]
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False, **ends)
+    inner.train_from_iterator([" " + " ".join(words)] * 2, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    tokenizer.add_tokens([AddedToken(reserved, special=True)])
+    return tokenizer
+
+
+PAIRS = ["gpt2", "clip", "gemma"]
+
+
+def vocabulary_of(tokenizer):
+    return Vocabulary(tokenizer, torch.randn(len(tokenizer), 4, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_words_are_read_as_they_are_written_whatever_marks_them(kind):
+    words = set(vocabulary_of(pairs(kind)).words.values())
+    assert {*FRUIT, "café", "Äpfel", "слива"} <= words
+    letters = "".join([*FRUIT, "café", "Äpfel", "слива"])
+    assert all(word.isalpha() for word in words)
+    if kind != "gemma":  # whose alphabet is that of the bytes in this test
+        assert set("".join(words)) - {chr(code) for code in range(128)} <= set(letters)
+
+
+@pytest.mark.parametrize("tokenizer", [*map(pairs, PAIRS), tiny_tokenizer(FRUIT)], ids=[*PAIRS, "bert"])
+def test_sampled_words_are_single_tokens_wherever_they_stand(tokenizer):
+    vocabulary = vocabulary_of(tokenizer)
+    for seed in range(10):
+        words = vocabulary.sample(4, torch.Generator().manual_seed(seed))
+        ids = vocabulary.encode(words, 9)
+        assert [vocabulary.words[index] for index in ids.tolist()] == words.split()
+        assert vocabulary.nearest(vocabulary.embed(words, 9))[0] == words.split()
+        assert vocabulary.decode(ids) == words
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_reserved_tokens_are_special_too(kind):
+    tokenizer = pairs(kind, reserved="reserved")
+    vocabulary, reserved = vocabulary_of(tokenizer), tokenizer.convert_tokens_to_ids("reserved")
+    assert reserved in tokenizer("fig reserved fig")["input_ids"]
+    assert reserved not in vocabulary.encode("fig reserved fig", 9).tolist()
+    assert reserved not in vocabulary.words
+
+
+@pytest.mark.parametrize("sign", ["Ġ", "▁", "lemon</w>"])
+def test_a_vocabulary_may_hold_another_kinds_mark_as_a_letter(sign):
+    assert set(FRUIT) <= set(vocabulary_of(tiny_tokenizer(FRUIT, extra=("##ing", "##s", sign))).words.values())
+
+
 def test_embeddings_beyond_the_tokenizers_last_token_are_no_words():
     tokenizer = tiny_tokenizer(FRUIT)
     vocabulary = Vocabulary(tokenizer, torch.randn(len(tokenizer) + 10, 4))  # models pad their tables

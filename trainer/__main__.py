@@ -81,29 +81,33 @@ def _tune_and_test(
 
     from trainer.backbones import load_backbone
     from trainer.conclude import conclude
+    from trainer.schedule import with_budget
     from trainer.summary import lineage_lines, table
     from trainer.tasks import load_task
     from trainer.tune import RECORD, Ground, Watch, tune, untrained
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    log.info("run %s: recipe %s, seed %d, %d lane-steps", folder.path, settings.recipe, settings.seed, settings.steps)
     task = load_task(settings.task, settings.seed)
-    ground = Ground(task, load_backbone(settings, task.labels), life.beat)
+    settings = with_budget(settings, len(task.train.examples))
+    log.info("run %s: recipe %s, seed %d, %d lane-steps", folder.path, settings.recipe, settings.seed, settings.steps)
+    ground = Ground(task, load_backbone(settings, task), life.beat)
     watch = Watch(metrics, life, signals)
 
     result, state = tune(settings, ground, folder, watch, bus, recorded / RECORD if recorded else None)
     is_plain = settings.restarts.policy == "none"
     name = "plain prompt tuning" if is_plain else "Tandem"
-    results = [("untrained prompt", untrained(settings, ground)), (f"{name}, {result.kind}", result)]
+    own = f"{name}, {result.kind}"
+    results = {"untrained prompt": untrained(settings, ground), own: result}
     if settings.baseline and not is_plain:
         log.info("baseline: plain prompt tuning with the same %d lane-steps", settings.steps)
         plain, _ = tune(_without_restarts(settings), ground, RunFolder(folder.path / "baseline"), watch)
-        results.append((f"plain prompt tuning, {plain.kind}", plain))
+        results[f"plain prompt tuning, {plain.kind}"] = plain
 
-    rows, words = conclude(settings, ground, folder, state, results)
-    print(f"\n{table(rows)}\n")
-    print("\n".join(lineage_lines(result, words)))
+    end = conclude(settings, ground, folder, state, results, own)
+    told = ", ".join(f"{name} {value:.1%}" for name, value in end.majority.items())
+    print(f"\n{table(end.rows)}\nalways the same class: test {told} at best\n")
+    print("\n".join(lineage_lines(result, end.words)))
     print(f"\nresult: {folder.path}/best   history: {folder.path}/history.jsonl   summary: {folder.path}/{SUMMARY}")
 
 

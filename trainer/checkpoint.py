@@ -1,6 +1,7 @@
 """Save and restore all of a run that changes, as one safetensors file replaced in one move."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ def save_checkpoint(folder: Path, state: State, starts: Starts) -> None:
     path.parent.mkdir(exist_ok=True)
     tensors: dict[str, Tensor] = {"starts": starts.generator.get_state()}
     for lane in state.lanes:
-        tensors[f"lane.{lane.number}.prompt"] = lane.prompt.detach()
-        for name, value in lane.optimizer.state[lane.prompt].items():
-            tensors[f"lane.{lane.number}.optimizer.{name}"] = value
+        tensors |= _parameters(f"lane.{lane.number}.", lane.prompt.detach(), lane.head)
+        for index, moments in lane.optimizer.state_dict()["state"].items():
+            tensors |= {f"lane.{lane.number}.optimizer.{index}.{name}": value for name, value in moments.items()}
     for index, snapshot in enumerate(state.pool.snapshots):
-        tensors[f"pool.{index}.prompt"] = snapshot.prompt
+        tensors |= _parameters(f"pool.{index}.", snapshot.prompt, snapshot.head)
     part = path.with_suffix(".part")
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, part, {"state": json.dumps(_plain(state))}
@@ -55,6 +56,14 @@ def load_checkpoint(folder: Path, settings: Settings, starts: Starts, device: to
         return _restore(plain, {name: tensor.to(device) for name, tensor in tensors.items()}, settings)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be resumed from: {error}") from None
+
+
+def _parameters(place: str, prompt: Tensor, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{place}prompt": prompt} | {f"{place}head.{name}": value.detach() for name, value in head.items()}
+
+
+def _under(place: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(place): tensor for key, tensor in tensors.items() if key.startswith(place)}
 
 
 def _plain(state: State) -> dict[str, Any]:
@@ -87,6 +96,7 @@ def _restore(plain: dict[str, Any], tensors: dict[str, Tensor], settings: Settin
                     entry["lane"],
                     entry["step"],
                     tensors[f"pool.{index}.prompt"],
+                    _under(f"pool.{index}.head.", tensors),
                     _lineage(entry["lineage"]),
                     Fitness(**entry["dev"]),
                 )
@@ -99,16 +109,14 @@ def _restore(plain: dict[str, Any], tensors: dict[str, Tensor], settings: Settin
 
 def _lane(entry: dict[str, Any], tensors: dict[str, Tensor], settings: Settings) -> Lane:
     name = f"lane.{entry['number']}."
-    lane = open_lane(entry["number"], tensors[f"{name}prompt"], _lineage(entry["lineage"]), settings.optimizer)
+    head = _under(f"{name}head.", tensors)
+    lane = open_lane(entry["number"], tensors[f"{name}prompt"], head, _lineage(entry["lineage"]), settings)
     lane.age = entry["age"]
-    moments = {
-        key.removeprefix(f"{name}optimizer."): tensor
-        for key, tensor in tensors.items()
-        if key.startswith(f"{name}optimizer.")
-    }
-    if moments:
-        saved = lane.optimizer.state_dict()
-        lane.optimizer.load_state_dict({**saved, "state": {0: moments}})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in _under(f"{name}optimizer.", tensors).items():
+        index, _, moment = key.partition(".")
+        moments.setdefault(int(index), {})[moment] = tensor
+    lane.optimizer.load_state_dict({**lane.optimizer.state_dict(), "state": moments})
     return lane
 
 

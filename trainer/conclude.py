@@ -1,25 +1,62 @@
 """The end of a run: test once, export the result, write the summary."""
 
+import logging
+from dataclasses import dataclass
+
+import torch
+
 from shared.settings import Settings
 from trainer.export import export_best
+from trainer.fitness import fitness
 from trainer.folder import SUMMARY, RunFolder
+from trainer.measures import measure
 from trainer.pool import Result
 from trainer.state import State
 from trainer.summary import Row, member_words, summarise
-from trainer.tune import Ground, fitness_on_test
+from trainer.tune import Ground
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What is told at the end."""
+
+    rows: list[Row]
+    """A row for each result."""
+    majority: dict[str, float]
+    """What always saying the same class scores on test at best."""
+    words: list[str]
+    """What each member of the run's own result says in the nearest words."""
 
 
 def conclude(
-    settings: Settings, ground: Ground, folder: RunFolder, state: State, results: list[tuple[str, Result]]
-) -> tuple[list[Row], list[str]]:
-    """Measure named results on test data and keep the run's own, which is the second, after the untrained prompt.
-
-    Returns:
-        A row for each result, and what each member of the run's own says in the nearest words.
-    """
-    rows = [Row(name, found.dev, fitness_on_test(found, ground)) for name, found in results]
-    result = results[1][1]
+    settings: Settings, ground: Ground, folder: RunFolder, state: State, results: dict[str, Result], own: str
+) -> Conclusion:
+    """Measure results on test data, once, and keep the run's own, the one called `own`."""
+    rows, majority = _on_test(ground, results), _majority(ground)
+    result = results[own]
     words = member_words(result, ground.backbone.vocabulary, settings)
-    export_best(folder.path, result, ground.task.labels, words, settings)
-    folder.write_json(SUMMARY, summarise(settings, folder, state, result, rows, words))
-    return rows, words
+    without_adapter = export_best(folder.path, result, ground, words, settings)
+    if without_adapter:
+        log.warning("no PEFT adapter was written: %s", without_adapter)
+    folder.write_json(SUMMARY, summarise(settings, folder, state, result, rows, own, majority, words))
+    return Conclusion(rows, majority, words)
+
+
+def _majority(ground: Ground) -> dict[str, float]:
+    task = ground.task
+    always = torch.eye(len(task.labels))[:, None].expand(-1, len(task.test.targets), -1)
+    return max(
+        (measure(task.form, logits, task.test) for logits in always), key=lambda scores: next(iter(scores.values()))
+    )
+
+
+def _on_test(ground: Ground, results: dict[str, Result]) -> list[Row]:
+    test = ground.examples(ground.task.test, "test rows")
+    rows = []
+    for name, found in results.items():
+        logits = found.tuned.logits(ground.backbone, test.inputs)
+        scores = measure(ground.task.form, logits, ground.task.test)
+        rows.append(Row(name, found.dev, fitness(logits[None], test.targets)[0], scores))
+    return rows

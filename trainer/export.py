@@ -1,5 +1,6 @@
 """`best/`: what a run found, ready to be loaded without the run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,33 +8,53 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.settings import Settings
+from trainer.adapter import export_adapter
+from trainer.backbones.decoder import Decoder
+from trainer.backbones.encoder import Encoder
 from trainer.folder import write_json
 from trainer.pool import Result
+from trainer.tune import Ground
+from trainer.usage import usage
 
+FOLDER = "best"
 TENSORS = "best/best.safetensors"
 DESCRIPTION = "best/best.json"
+README = "best/README.md"
 
 
-def export_best(folder: Path, result: Result, labels: list[str], words: list[str], settings: Settings) -> None:
-    """Write the class vectors [classes, dim] and the prompts [tokens, dim] they came from.
+def export_best(folder: Path, result: Result, ground: Ground, words: list[str], settings: Settings) -> str | None:
+    """Write what was tuned, all that is needed to load it, a PEFT adapter where there can be one, and how to use it.
 
     Args:
         folder: the run's folder.
         result: what the run found.
-        labels: the words that name the classes.
+        ground: task and model.
         words: what each member's prompt says, in the nearest words.
         settings: the run's settings.
+
+    Returns:
+        Why there is no PEFT adapter, for a family that usually has one; else none.
     """
-    (folder / "best").mkdir(exist_ok=True)
-    tensors: dict[str, Tensor] = {"class_vectors": result.class_vectors.contiguous()}
-    for index, member in enumerate(result.members):
-        tensors[f"prompt.{index}"] = member.prompt.contiguous()
-    save_file(tensors, folder / TENSORS)
+    (folder / FOLDER).mkdir(exist_ok=True)
+    tuned, task, backbone = result.tuned, ground.task, ground.backbone
+    tensors: dict[str, Tensor] = {f"prompt.{index}": member.prompt for index, member in enumerate(result.members)}
+    tensors |= {f"head.{name}": value for name, value in tuned.head.items()}
+    if tuned.class_vectors is not None:
+        tensors["class_vectors"] = tuned.class_vectors
+    labels = json.dumps(task.labels, ensure_ascii=False)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS, {"labels": labels})
+    reason = None
+    if isinstance(backbone, Encoder | Decoder):
+        reason = export_adapter(folder / FOLDER, backbone, tuned.prompt, tuned.head)
     description: dict[str, Any] = {
-        "labels": labels,
-        "task": settings.task.describe,
+        "labels": task.labels,
+        "task": settings.task.model_dump(),
         "result": result.kind,
         "prompt_words": words,
         "backbone": settings.backbone.model_dump(),
+        "prompt": settings.prompt.model_dump(),
+        "without_adapter": reason,
     }
     write_json(folder / DESCRIPTION, description)
+    (folder / README).write_text(usage(settings, ground, reason), encoding="utf-8")
+    return reason

@@ -21,7 +21,10 @@ class Examples:
     """A split as the backbone reads it, with its classes [examples]."""
 
     inputs: Any
+    """The backbone's `Rows`."""
     targets: Tensor
+    lengths: Tensor | None = None
+    """Tokens of each, where batches of similar length save work."""
 
 
 def losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -18,21 +18,25 @@ from shared.errors import UserError
 from shared.health import Health
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
-from trainer.backbones.dual_encoder import DualEncoder
+from trainer.backbones.backbone import Backbone
 from trainer.batches import batch_rows
 from trainer.checkpoint import save_checkpoint
 from trainer.fitness import Examples, Fitness, fitness, losses
 from trainer.folder import RunFolder
-from trainer.lanes import Lane, Origin, descend, open_lane, stack
-from trainer.pool import Snapshot
+from trainer.lanes import Lane, Origin, Stack, descend, open_lane, stack, stack_lanes
+from trainer.pool import snapshot
 from trainer.report import Reporter
 from trainer.restarts import Candidate, clean_words, outscored
+from trainer.schedule import epoch_steps, learning_rate
 from trainer.signals import StopSignals
 from trainer.starts import Starts
 from trainer.state import State
 
 COUNTS_EVERY = 10
 """Turns between two readings of the bus's counters for the metrics."""
+
+LOOK_ROWS = 128
+"""Training rows that the first look at the gradient passes over, at most."""
 
 
 @dataclass
@@ -41,7 +45,7 @@ class Loop:
 
     settings: Settings
     state: State
-    backbone: DualEncoder
+    backbone: Backbone
     labels: list[str]
     train: Examples
     dev: Examples
@@ -57,9 +61,10 @@ class Loop:
     def begin(self) -> None:
         """Measure the start, which is the first point of the trajectory and the first prompt in words.
 
-        One pass without a step gives its gradient, so that the first digest says where it points.
+        A pass without a step gives its gradient, so that a first digest says where it points.
         """
-        self._look_downhill()
+        if self.end is not None and self.state.restarts.wants(0):
+            self._look_downhill()
         self.mark_point()
         origin = self.state.lanes[0].lineage[0]
         if origin.words:
@@ -105,11 +110,12 @@ class Loop:
 
     def _step(self, lanes: list[Lane]) -> list[float]:
         """One gradient step of `lanes`, all on the same batch; their training losses."""
-        state = self.state
-        rows = batch_rows(state.turns, self.settings.optimizer.batch, len(self.train.targets), self.settings.seed)
-        logits = self.backbone.logits(stack([lane.prompt for lane in lanes]), self.train.inputs[rows])
-        lane_losses = losses(logits, self.train.targets[rows])
-        descend(lanes, lane_losses)
+        state, settings, train = self.state, self.settings, self.train
+        torch.manual_seed(settings.seed * 1_000_003 + state.turns)  # dropout, so that a resumed run repeats it
+        rows = batch_rows(state.turns, settings.optimizer.batch, len(train.targets), settings.seed, train.lengths)
+        logits = self.backbone.logits(stack_lanes(lanes), train.inputs[rows], training=True)
+        lane_losses = losses(logits, train.targets[rows])
+        descend(lanes, lane_losses, learning_rate(settings.optimizer, state.spent, settings.steps, self._warmup))
         state.turns += 1
         state.spent += len(lanes)
         values: list[float] = lane_losses.tolist()
@@ -118,16 +124,21 @@ class Loop:
         return values
 
     def _look_downhill(self) -> None:
-        start = self.state.lanes[0].prompt
-        logits = self.backbone.logits(stack([start]), self.train.inputs)
-        torch.autograd.backward(losses(logits, self.train.targets).sum())
+        rows = batch_rows(0, LOOK_ROWS, len(self.train.targets), self.settings.seed)
+        logits = self.backbone.logits(stack_lanes(self.state.lanes), self.train.inputs[rows])
+        torch.autograd.backward(losses(logits, self.train.targets[rows]).sum())
+
+    @cached_property
+    def _warmup(self) -> int:
+        """Lane-steps."""
+        return self.settings.optimizer.warmup_epochs * epoch_steps(self.settings, len(self.train.targets))
 
     # Fitness
 
     @torch.no_grad()
-    def _measure(self, prompts: list[torch.Tensor]) -> list[Fitness]:
-        """Fitness of prompts [tokens, dim] on the development split, in one stacked pass."""
-        found = fitness(self.backbone.logits(stack(prompts), self.dev.inputs), self.dev.targets)
+    def _measure(self, lanes: Stack) -> list[Fitness]:
+        """Fitness of stacked lanes on the development split, in one pass."""
+        found = fitness(self.backbone.logits(lanes, self.dev.inputs), self.dev.targets)
         self._check([one.loss for one in found])
         return found
 
@@ -141,9 +152,9 @@ class Loop:
     def _evaluate(self, lanes: list[Lane]) -> list[Fitness]:
         """Measure `lanes` and remember them as they are now."""
         state = self.state
-        found = self._measure([lane.prompt for lane in lanes])
+        found = self._measure(stack_lanes(lanes))
         for lane, dev in zip(lanes, found, strict=True):
-            state.pool.add(Snapshot(lane.number, state.spent, lane.prompt.detach().clone(), lane.lineage, dev))
+            state.pool.add(snapshot(lane, state.spent, dev))
         state.dev = found[0]
         return found
 
@@ -228,7 +239,8 @@ class Loop:
         words = [self.starts.trim(clean_words(words)) for words in proposal.candidates]
         fresh, fates = state.restarts.receive(words, proposal.lease, answer.digest.step, state.spent)
         if fresh:
-            found = self._measure([self.starts.embed(candidate.words) for candidate in fresh])
+            prompts = [self.starts.embed(candidate.words) for candidate in fresh]
+            found = self._measure(stack(prompts, [state.lanes[0].head] * len(fresh)))
             for candidate, dev in zip(fresh, found, strict=True):
                 candidate.score = dev.loss
                 state.trajectory.measure(candidate.words, dev)
@@ -243,7 +255,8 @@ class Loop:
         while candidate := state.restarts.start(state.spent, state.dev.loss):
             origin = Origin("proposal", candidate.words, state.spent)
             lineage = (*state.lanes[0].lineage, origin)
-            lane = open_lane(state.opened, self.starts.embed(candidate.words), lineage, self.settings.optimizer)
+            start = self.starts.embed(candidate.words)
+            lane = open_lane(state.opened, start, state.lanes[0].head, lineage, self.settings)
             state.opened += 1
             if self.settings.restarts.policy == "trial":
                 state.lanes.append(lane)

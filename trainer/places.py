@@ -1,9 +1,10 @@
-"""Folders and hub names of models and data."""
+"""Where models and data lie: folders, files, and those inside installed packages."""
 
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from shared.errors import UserError
+from shared.settings import BackboneSettings
 
 
 def find_folder(path: str, key: str) -> Path:
@@ -13,16 +14,41 @@ def find_folder(path: str, key: str) -> Path:
         path: the setting's value.
         key: the setting's name, for the error.
     """
-    if path.startswith("package:"):
-        package, _, inside = path.removeprefix("package:").partition("/")
-        try:
-            folder = Path(str(files(package) / inside))
-        except ModuleNotFoundError:
-            raise UserError(
-                f"{key} = {path!r}: package {package!r} is not installed; pip install 'tandem-tuning[embedded]'"
-            ) from None
-    else:
-        folder = Path(path).expanduser()
+    folder = _locate(path, key)
     if not folder.is_dir():
         raise UserError(f"{key} = {path!r}: there is no such folder")
     return folder
+
+
+def find_file(path: str, key: str) -> Path:
+    """The file that a setting names: a path, or `package:NAME/FILE` inside an installed package."""
+    file = _locate(path, key)
+    if not file.is_file():
+        raise UserError(f"{key} = {path!r}: there is no such file")
+    return file
+
+
+def find_model(settings: BackboneSettings) -> str:
+    """The folder or hub name of a recipe's model, as `from_pretrained` takes it, or its .gguf file.
+
+    Raises:
+        UserError: neither is set, or there is no such folder or file.
+    """
+    if settings.path:
+        find = find_file if settings.path.endswith(".gguf") else find_folder
+        return str(find(settings.path, "backbone.path"))
+    if settings.hub is None:
+        raise UserError("there is no model: set backbone.path to a folder or a .gguf file, or backbone.hub")
+    return settings.hub
+
+
+def _locate(path: str, key: str) -> Path:
+    if not path.startswith("package:"):
+        return Path(path).expanduser()
+    package, _, inside = path.removeprefix("package:").partition("/")
+    spec = find_spec(package)  # not imported: some packages of models load tools of their own
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"{key} = {path!r}: package {package!r} is not installed; pip install 'tandem-tuning[embedded]'"
+        )
+    return Path(spec.submodule_search_locations[0]) / inside

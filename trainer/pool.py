@@ -1,14 +1,15 @@
 """The good lanes of a run, and the result made of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainer.backbones.dual_encoder import DualEncoder
+from trainer.backbones.backbone import Backbone, ComparesVectors
 from trainer.fitness import Examples, Fitness, fitness
-from trainer.lanes import Origin, stack
+from trainer.lanes import Lane, Origin, stack
 
 SIZE = 16
 """Snapshots kept."""
@@ -23,8 +24,35 @@ class Snapshot:
     """Lane-steps spent."""
     prompt: Tensor
     """[tokens, dim]"""
+    head: dict[str, Tensor]
+    """Its head by parameter name; empty where the backbone has none."""
     lineage: tuple[Origin, ...]
     dev: Fitness
+
+
+def snapshot(lane: Lane, spent: int, dev: Fitness) -> Snapshot:
+    """`lane` as it is now."""
+    head = {name: value.detach().clone() for name, value in lane.head.items()}
+    return Snapshot(lane.number, spent, lane.prompt.detach().clone(), head, lane.lineage, dev)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What labels examples: a prompt with its head, or the class vectors of one or several prompts."""
+
+    prompt: Tensor
+    """[tokens, dim], of the best snapshot."""
+    head: dict[str, Tensor]
+    """Its head by parameter name; empty where the backbone has none."""
+    class_vectors: Tensor | None
+    """[classes, dim], unit length; none where the backbone has no such thing."""
+
+    @torch.no_grad()
+    def logits(self, backbone: Backbone, rows: Any) -> Tensor:
+        """Class scores [examples, classes] of the backbone's `Rows`."""
+        if self.class_vectors is not None and isinstance(backbone, ComparesVectors):
+            return backbone.classify(self.class_vectors[None], rows)[0]
+        return backbone.logits(stack([self.prompt], [self.head]), rows)[0]
 
 
 @dataclass(frozen=True)
@@ -33,8 +61,7 @@ class Result:
 
     members: list[Snapshot]
     """Best first."""
-    class_vectors: Tensor
-    """[classes, dim], unit length."""
+    tuned: Tuned
     dev: Fitness
 
     @property
@@ -57,8 +84,15 @@ class Pool:
             best[snapshot.lane] = snapshot
         self.snapshots = sorted(best.values(), key=lambda kept: kept.dev.loss)[:SIZE]
 
+    def result(self, backbone: Backbone, dev: Examples, average: bool) -> Result:
+        """The best snapshot, or where class vectors can be averaged, the mean of several."""
+        if isinstance(backbone, ComparesVectors):
+            return self._mean(backbone, dev, average)
+        best = self.snapshots[0]
+        return Result([best], Tuned(best.prompt, best.head, None), best.dev)
+
     @torch.no_grad()
-    def result(self, backbone: DualEncoder, dev: Examples, average: bool) -> Result:
+    def _mean(self, backbone: ComparesVectors, dev: Examples, average: bool) -> Result:
         """The best snapshot, joined greedily by each next one that lowers the mean's development loss.
 
         The greedy soup of Wortsman et al. (2022), on class vectors instead of weights.
@@ -69,4 +103,5 @@ class Pool:
             joined = fitness(backbone.classify(normalize(total + vector, dim=-1)[None], dev.inputs), dev.targets)[0]
             if joined.loss < lowest.loss:
                 members, total, lowest = [*members, snapshot], total + vector, joined
-        return Result(members, normalize(total, dim=-1), lowest)
+        best = self.snapshots[0]
+        return Result(members, Tuned(best.prompt, best.head, normalize(total, dim=-1)), lowest)

@@ -64,17 +64,29 @@ class Restarts:
     """Measured and not yet tried, best first."""
     trials: dict[int, Trial] = field(default_factory=dict)
     """By lane number."""
-    next_request: int = 0
-    """Lane-steps at which the next request for proposals is due."""
+    next_request: int | None = 0
+    """Lane-steps at which the next request for proposals is due; none after the last."""
+    rounds: list[int] = field(default_factory=list)
+    """Lane-steps at which to ask, where that is told; else every so many."""
+
+    def __post_init__(self) -> None:
+        if self.rounds and self.next_request == 0:
+            self.next_request = self.rounds[0]
 
     def wants(self, spent: int) -> bool:
         """Whether proposers should be asked now. Never when there is no budget left to use an answer."""
-        return spent >= self.next_request and self.settings.policy != "none" and self.has_room(spent)
+        due = self.next_request is not None and spent >= self.next_request
+        return due and self.settings.policy != "none" and self.has_room(spent)
 
     def asked(self, spent: int) -> None:
         """A digest was leased."""
         self.tally.digests_leased += 1
-        self.next_request = spent + self.settings.every
+        self.next_request = self._next(spent)
+
+    def _next(self, spent: int) -> int | None:
+        if self.rounds:
+            return next((step for step in self.rounds if step > spent), None)
+        return spent + self.settings.every
 
     def has_room(self, spent: int) -> bool:
         """Whether the budget left lets one more restart train for `trial_steps`."""
@@ -83,7 +95,7 @@ class Restarts:
 
     def skip_round(self, spent: int) -> None:
         """A round of sync mode brought no answer; the next is due as if it had."""
-        self.next_request = spent + self.settings.every
+        self.next_request = self._next(spent)
 
     def receive(self, words: list[str], lease: str, asked: int, spent: int) -> tuple[list[Candidate], list[Fate]]:
         """Take a proposal: the candidates that are new and to be measured, and the fates of the others.
@@ -181,6 +193,7 @@ class Restarts:
             "waiting": [asdict(candidate) for candidate in self.waiting],
             "trials": {str(lane): asdict(trial) for lane, trial in self.trials.items()},
             "next_request": self.next_request,
+            "rounds": self.rounds,
         }
 
     @classmethod
@@ -197,6 +210,7 @@ class Restarts:
                 for lane, trial in state["trials"].items()
             },
             state["next_request"],
+            state["rounds"],
         )
 
 

@@ -17,15 +17,16 @@ DRAWN_WORDS = 4
 
 
 class Starts:
-    """Turns words into prompts of at most `prompt.tokens` tokens."""
+    """Turns words into prompts of at most `prompt.tokens` tokens, the same for each context of the backbone."""
 
-    def __init__(self, settings: Settings, vocabulary: Vocabulary) -> None:
+    def __init__(self, settings: Settings, vocabulary: Vocabulary, contexts: int = 1) -> None:
         self._settings = settings
         self._vocabulary = vocabulary
+        self._contexts = contexts
         self.generator = torch.Generator().manual_seed(settings.seed)
 
     def first(self) -> tuple[Tensor, Origin]:
-        """The prompt [tokens, dim] that the run starts from.
+        """The prompt [contexts * tokens, dim] that the run starts from.
 
         Raises:
             UserError: `prompt.words` hold no word.
@@ -50,10 +51,10 @@ class Starts:
         return self._vocabulary.decode(ids[:-1])
 
     def embed(self, words: str) -> Tensor:
-        """The prompt [tokens, dim] that says `words`."""
+        """The prompt [contexts * tokens, dim] that says `words`."""
         if self._settings.restarts.source == "random" and words.startswith(NOISE):
             return self._gaussian(int(words.removeprefix(NOISE)))
-        return self._vocabulary.embed(words, self._settings.prompt.tokens)
+        return self._vocabulary.embed(words, self._settings.prompt.tokens).repeat(self._contexts, 1)
 
     def propose(self, digest: Digest) -> list[str]:
         """The controls: as many starts as an LLM is asked for, from noise or from words drawn at random."""
@@ -71,5 +72,6 @@ class Starts:
         """Noise with the mean and deviation of the words' embeddings."""
         embeddings = self._vocabulary.embeddings
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(self._settings.prompt.tokens, embeddings.shape[1], generator=generator)
+        rows = self._contexts * self._settings.prompt.tokens
+        noise = torch.randn(rows, embeddings.shape[1], generator=generator)
         return noise.to(embeddings.device) * embeddings.std() + embeddings.mean(0)

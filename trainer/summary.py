@@ -18,12 +18,37 @@ class Row:
     name: str
     dev: Fitness
     test: Fitness
+    scores: dict[str, float]
+    """What the task is measured by on test, from 0 to 1; the first is the one that counts."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Development and test figures by name."""
+        return {"dev": asdict(self.dev), "test": {**asdict(self.test), **self.scores}}
 
 
 def summarise(
-    settings: Settings, folder: RunFolder, state: State, result: Result, rows: list[Row], words: list[str]
+    settings: Settings,
+    folder: RunFolder,
+    state: State,
+    result: Result,
+    rows: list[Row],
+    own: str,
+    majority: dict[str, float],
+    words: list[str],
 ) -> dict[str, Any]:
-    """The summary as JSON; `rows` begin with the untrained prompt and the run's own result."""
+    """The summary as JSON.
+
+    Args:
+        settings: of the run.
+        folder: where it is kept.
+        state: at its end.
+        result: what it found.
+        rows: the figures of the result and of what stands beside it.
+        own: the name of the result's row.
+        majority: what always saying the same class scores on test at best.
+        words: what each member of the result says.
+    """
+    (mine,) = (row for row in rows if row.name == own)
     return {
         "recipe": settings.recipe,
         "name": folder.name,
@@ -34,13 +59,14 @@ def summarise(
         "seconds": round(state.seconds, 3),
         "stalled_seconds": round(state.stalled_seconds, 6),
         "result": result.kind,
-        "dev": asdict(rows[1].dev),
-        "test": asdict(rows[1].test),
+        "measure": next(iter(mine.scores)),
+        **mine.as_json(),
+        "majority": majority,
         "prompt_words": words[0],
         "proposals": asdict(state.restarts.tally),
         "lineage": [asdict(origin) for origin in result.members[0].lineage],
         "members": [_member(member, said) for member, said in zip(result.members, words, strict=True)],
-        "others": {row.name: {"dev": asdict(row.dev), "test": asdict(row.test)} for row in (rows[0], *rows[2:])},
+        "others": {row.name: row.as_json() for row in rows if row is not mine},
     }
 
 
@@ -50,13 +76,15 @@ def member_words(result: Result, vocabulary: Vocabulary, settings: Settings) -> 
 
 
 def table(rows: list[Row]) -> str:
-    """Development and test fitness, a row for each prompt."""
+    """Development and test fitness, and what else the task is measured by, a row for each prompt."""
     width = max(len(row.name) for row in rows)
-    lines = [f"{'':{width}}   dev accuracy   loss   test accuracy   loss"]
+    more = [name for name in rows[0].scores if name != "accuracy"]
+    lines = [f"{'':{width}}   dev accuracy   loss   test accuracy   loss" + "".join(f"   test {name}" for name in more)]
     for row in rows:
         dev, test = row.dev, row.test
         lines.append(
             f"{row.name:{width}}   {dev.accuracy:12.1%}  {dev.loss:5.3f}   {test.accuracy:13.1%}  {test.loss:5.3f}"
+            + "".join(f"   {row.scores[name]:{len(name) + 5}.1%}" for name in more)
         )
     return "\n".join(lines)
 

@@ -23,6 +23,8 @@ BEST = 16
 """Measured prompts in a digest."""
 FATES = 16
 """Fates in a digest."""
+PUSHES = 256
+"""Positions whose push a digest tells; prompts of one class each have more than a message takes."""
 TOWARD = 12
 """Words for each position's push."""
 LONGEST_WORDS = 2_000
@@ -144,8 +146,8 @@ class Trajectory:
 
 
 def _pushes(prompt: Tensor, gradient: Tensor, vocabulary: Vocabulary, settings: Settings) -> list[Push]:
-    now, _ = vocabulary.nearest(prompt.detach(), settings.prompt.projection)
-    toward = vocabulary.pushed_toward(gradient, TOWARD)
+    now, _ = vocabulary.nearest(prompt.detach()[:PUSHES], settings.prompt.projection)
+    toward = vocabulary.pushed_toward(gradient[:PUSHES], TOWARD)
     return [
         Push(position=position, word=word, toward=words)
         for position, (word, words) in enumerate(zip(now, toward, strict=True))

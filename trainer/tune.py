@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from bus.end import End
 from bus.memory import MemoryEnd
 from bus.record import Recorder
@@ -11,8 +13,9 @@ from bus.replay import ReplayEnd
 from shared.health import Health
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
-from trainer.backbones.dual_encoder import DualEncoder
+from trainer.backbones.backbone import Backbone
 from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.examples import Split, Task
 from trainer.fitness import Examples, Fitness, fitness
 from trainer.folder import RunFolder, has_checkpoint
 from trainer.lanes import open_lane, stack
@@ -20,10 +23,10 @@ from trainer.loop import Loop
 from trainer.pool import Pool, Result, Snapshot
 from trainer.report import Reporter
 from trainer.restarts import Restarts, clean_words
+from trainer.schedule import epoch_steps
 from trainer.signals import Stopped, StopSignals
 from trainer.starts import Starts
 from trainer.state import State
-from trainer.tasks import Split, Task
 from trainer.trajectory import Trajectory
 
 RECORD = "record.jsonl"
@@ -43,13 +46,14 @@ class Ground:
     """What runs share: the task and the frozen model, which keeps what it has encoded."""
 
     task: Task
-    backbone: DualEncoder
+    backbone: Backbone
     beat: Callable[[], None]
-    """Called while examples are encoded, so that a long wait does not look like a hang."""
+    """Called while examples are prepared, so that a long wait does not look like a hang."""
 
     def examples(self, split: Split, what: str) -> Examples:
         """A split as the backbone reads it."""
-        return Examples(self.backbone.encode(split.texts, what, self.beat), split.targets.to(self.backbone.device))
+        rows = self.backbone.prepare(split.examples, what, self.beat)
+        return Examples(rows, split.targets.to(self.backbone.device), self.backbone.lengths(rows))
 
 
 def tune(
@@ -63,7 +67,7 @@ def tune(
     """Train from the folder's checkpoint, or from the start, until the budget is spent.
 
     Args:
-        settings: of this run.
+        settings: of this run; `steps` is the budget.
         ground: task and model.
         folder: where the run is kept.
         watch: metrics, health and signals.
@@ -76,10 +80,12 @@ def tune(
     """
     train = ground.examples(ground.task.train, "training rows")
     dev = ground.examples(ground.task.dev, "development rows")
-    starts = Starts(settings, ground.backbone.vocabulary)
+    starts = Starts(settings, ground.backbone.vocabulary, ground.backbone.contexts)
     resumed = has_checkpoint(folder.path)
     state = (
-        load_checkpoint(folder.path, settings, starts, ground.backbone.device) if resumed else _begin(settings, starts)
+        load_checkpoint(folder.path, settings, starts, ground.backbone.device)
+        if resumed
+        else _begin(settings, ground, starts)
     )
     end = _source(settings, starts, folder, state, bus, replay)
     reporter = Reporter(folder, settings.steps, state.spent)
@@ -114,24 +120,22 @@ def tune(
     return state.pool.result(ground.backbone, dev, settings.average), state
 
 
+@torch.no_grad()
 def untrained(settings: Settings, ground: Ground) -> Result:
     """The prompt that a run with these settings starts from."""
-    start, origin = Starts(settings, ground.backbone.vocabulary).first()
+    start, origin = Starts(settings, ground.backbone.vocabulary, ground.backbone.contexts).first()
+    head = ground.backbone.new_head(settings.seed)
     dev = ground.examples(ground.task.dev, "development rows")
-    found = fitness(ground.backbone.logits(stack([start]), dev.inputs), dev.targets)[0]
-    return Pool([Snapshot(0, 0, start, (origin,), found)]).result(ground.backbone, dev, average=False)
+    found = fitness(ground.backbone.logits(stack([start], [head]), dev.inputs), dev.targets)[0]
+    return Pool([Snapshot(0, 0, start, head, (origin,), found)]).result(ground.backbone, dev, average=False)
 
 
-def fitness_on_test(result: Result, ground: Ground) -> Fitness:
-    """The fitness of a result on test data; call it once, when all choices are made."""
-    test = ground.examples(ground.task.test, "test rows")
-    return fitness(ground.backbone.classify(result.class_vectors[None], test.inputs), test.targets)[0]
-
-
-def _begin(settings: Settings, starts: Starts) -> State:
+def _begin(settings: Settings, ground: Ground, starts: Starts) -> State:
     start, origin = starts.first()
-    lane = open_lane(0, start, (origin,), settings.optimizer)
-    restarts = Restarts(settings.restarts, settings.steps)
+    lane = open_lane(0, start, ground.backbone.new_head(settings.seed), (origin,), settings)
+    per_epoch = epoch_steps(settings, len(ground.task.train.examples))
+    rounds = [per_epoch * epoch for epoch in sorted(set(settings.restarts.epochs))]
+    restarts = Restarts(settings.restarts, settings.steps, rounds=rounds)
     restarts.notice(clean_words(origin.words))
     return State([lane], Fitness(0.0, 0.0), Trajectory(), restarts, Pool())
 

@@ -4,10 +4,17 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from tokenizers.decoders import ByteLevel
 from torch import Tensor
 from torch.nn.functional import normalize
 
-WORD_STARTS = ("Ġ", "▁")  # how byte-pair and unigram tokenizers mark a token that begins a word
+Mark = Literal["Ġ", "▁", "</w>", "##", ""]
+"""How a tokenizer tells words from their parts: byte-level byte pairs (GPT-2, RoBERTa, SmolLM2, Qwen) begin a word
+with Ġ and SentencePiece (Llama 2, Gemma) with ▁, CLIP's byte pairs end one with </w>, WordPiece goes on with ##."""
+
+STARTS: tuple[Mark, ...] = ("Ġ", "▁", "##")
+BYTES = ByteLevel()
+"""Turns byte-level tokens, in which each letter stands for a byte, into text."""
 
 
 class Vocabulary:
@@ -25,17 +32,46 @@ class Vocabulary:
     @cached_property
     def words(self) -> dict[int, str]:
         """Token id to word, for the tokens that are whole words."""
-        tokens: list[str] = self._tokenizer.convert_ids_to_tokens(range(len(self.embeddings)))
-        marked = any(token and token.startswith(WORD_STARTS) for token in tokens)
-        special = set(self._tokenizer.all_special_ids)
-        return {
-            index: token.lstrip("".join(WORD_STARTS))
-            for index, token in enumerate(tokens)
-            if token
-            and index not in special
-            and token.startswith(WORD_STARTS) == marked
-            and token.lstrip("".join(WORD_STARTS)).isalpha()
-        }
+        words = {index: self._word(token) for index, token in enumerate(self._tokens) if index not in self._special}
+        return {index: word for index, word in words.items() if word.isalpha()}
+
+    def _word(self, token: str) -> str:
+        """The word a token stands for; what is no word has other signs than letters, or is empty."""
+        match self._mark:
+            case "Ġ":
+                return BYTES.decode([token[1:]]) if token.startswith("Ġ") else ""
+            case "▁":
+                return token[1:] if token.startswith("▁") else ""
+            case "</w>":
+                return BYTES.decode([token.removesuffix("</w>")]) if token.endswith("</w>") else ""
+            case _:
+                return token
+
+    @cached_property
+    def _tokens(self) -> list[str]:
+        """All tokens; empty for rows of the embeddings that have none, as models pad their tables."""
+        return [token or "" for token in self._tokenizer.convert_ids_to_tokens(range(len(self.embeddings)))]
+
+    @cached_property
+    def _mark(self) -> Mark:
+        """The commonest mark; some vocabularies have the others' signs as letters."""
+        counts: dict[Mark, int] = {mark: sum(token.startswith(mark) for token in self._tokens) for mark in STARTS}
+        counts["</w>"] = sum(token.endswith("</w>") for token in self._tokens)
+        commonest = max(counts, key=counts.__getitem__)
+        return commonest if counts[commonest] else ""
+
+    @cached_property
+    def _special(self) -> set[int]:
+        """Ids of the tokens that no text may hold."""
+        added = self._tokenizer.added_tokens_decoder
+        return {*self._tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
+
+    @cached_property
+    def _lead(self) -> str:
+        """What goes before a text so that its first word gets the token that it has inside a sentence."""
+        marked = self._mark in ("Ġ", "▁")
+        first = self._tokenizer.convert_ids_to_tokens(self._tokenizer("a", add_special_tokens=False)["input_ids"])[:1]
+        return " " if marked and not "".join(first).startswith(self._mark) else ""
 
     @cached_property
     def _ids(self) -> Tensor:
@@ -46,10 +82,13 @@ class Vocabulary:
         return self.embeddings[self._ids]
 
     def encode(self, text: str, most: int) -> Tensor:
-        """Token ids [at most `most`] of untrusted text; what looks like a special token is plain text or dropped."""
-        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        special = set(self._tokenizer.all_special_ids)
-        return torch.tensor([index for index in ids if index not in special][:most], dtype=torch.long)
+        """Token ids [at most `most`] of untrusted text; what looks like a special token is plain text or dropped.
+
+        Words get the tokens that they have inside a sentence, the first one too.
+        """
+        text = self._lead + text.lstrip() if self._lead else text
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
+        return torch.tensor([index for index in ids if index not in self._special][:most], dtype=torch.long)
 
     def decode(self, ids: Tensor) -> str:
         """The text of token ids."""

@@ -2,17 +2,38 @@
 
 import torch
 
-from shared.settings import Settings
+from shared.settings import BackboneSettings, Form, PromptSettings, Settings
+from trainer.backbones.backbone import Backbone
+from trainer.backbones.decoder import Decoder
 from trainer.backbones.dual_encoder import DualEncoder
+from trainer.backbones.encoder import Encoder
+from trainer.examples import Task
 
 
-def load_backbone(settings: Settings, labels: list[str]) -> DualEncoder:
-    """Load the model a recipe names, with `labels` as the words for its classes.
+def load_backbone(settings: Settings, task: Task) -> Backbone:
+    """Load the model a recipe names, for the labels and examples of `task`.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or it cannot do the task.
     """
-    return DualEncoder(settings.backbone, labels, choose_device(settings.device))
+    return load_family(settings.backbone, settings.prompt, task.labels, task.form, choose_device(settings.device))
+
+
+def load_family(
+    settings: BackboneSettings, prompt: PromptSettings, labels: list[str], form: Form, device: torch.device
+) -> Backbone:
+    """Load a model of any family.
+
+    Raises:
+        UserError: there is no such model, or it cannot do the task.
+    """
+    match settings.family:
+        case "dual_encoder":
+            return DualEncoder(settings, prompt, labels, device)
+        case "encoder":
+            return Encoder(settings, prompt, labels, form, device)
+        case "decoder":
+            return Decoder(settings, labels, form, device)
 
 
 def choose_device(name: str) -> torch.device:

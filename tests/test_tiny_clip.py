@@ -1,0 +1,155 @@
+"""A small CLIP trained here: it knows what it was told, and prompts teach it what it was not."""
+
+import re
+from functools import cache
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, run_program
+
+from shared.settings import BackboneSettings, PromptSettings, Settings, TaskSettings
+from trainer.backbones.dual_encoder import DualEncoder
+from trainer.batches import batch_rows
+from trainer.fitness import fitness, losses
+from trainer.lanes import descend, open_lane, stack, stack_lanes
+from trainer.tasks import load_task
+
+CPU = torch.device("cpu")
+SETTINGS = Settings(optimizer={"lr": 1e-2})
+
+spec = spec_from_loader("tiny_clip", SourceFileLoader("tiny_clip", str(ROOT / "scripts" / "tiny_clip")))
+tiny_clip = module_from_spec(spec)
+spec.loader.exec_module(tiny_clip)
+
+from shapes import LABELLINGS, SYNONYMS, caption, examples, random_scene  # noqa: E402 - beside the script
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder that a short run of `scripts/tiny_clip` leaves, and what it said."""
+    folder = tmp_path_factory.mktemp("tiny")
+    ended = run_program(tiny_clip.main, "--out", folder, "--pictures", 1500, "--steps", 120)
+    assert ended.status == 0, ended
+    return folder, ended.out
+
+
+@pytest.fixture(scope="module")
+def tiny(made):
+    """Task, model and encoded splits of one way to sort the pictures."""
+    folder, _ = made
+
+    @cache
+    def load(labelling):
+        task = load_task(TaskSettings(form="image", path=str(folder / labelling)), seed=1)
+        backbone = DualEncoder(BackboneSettings(path=str(folder / "model")), PromptSettings(), task.labels, CPU)
+        rows = {
+            name: (backbone.prepare(split.examples, name, lambda: None), split.targets)
+            for name, split in (("train", task.train), ("dev", task.dev), ("test", task.test))
+        }
+        return SimpleNamespace(task=task, backbone=backbone, **rows)
+
+    return load
+
+
+def score(ground, split, *prompts):
+    rows, targets = getattr(ground, split)
+    return fitness(ground.backbone.logits(stack(list(prompts)), rows), targets)
+
+
+def words(ground, text):
+    return ground.backbone.vocabulary.embed(text, 16)
+
+
+def noise(ground, seed):
+    """As long as the prompts that CoOp starts at random."""
+    embeddings = ground.backbone.vocabulary.embeddings
+    drawn = torch.randn(16, embeddings.shape[1], generator=torch.Generator().manual_seed(seed))
+    return drawn * embeddings.std() + embeddings.mean(0)
+
+
+def tune(ground, *starts, steps=60):
+    lanes = [open_lane(number, start, {}, (), SETTINGS) for number, start in enumerate(starts)]
+    rows, targets = ground.train
+    for step in range(steps):
+        batch = batch_rows(step, 16, len(rows), seed=1)
+        scores = ground.backbone.logits(stack_lanes(lanes), rows[batch], training=True)
+        descend(lanes, losses(scores, targets[batch]), SETTINGS.optimizer.lr)
+    return [lane.prompt.detach() for lane in lanes]
+
+
+def test_names_alone_sort_what_the_captions_told(tiny):
+    ground = tiny("colours")
+    assert ground.task.labels == ["blue", "cyan", "green", "orange", "pink", "purple", "red", "yellow"]
+    (dealt,) = score(ground, "test", words(ground, "a picture of a"))
+    assert dealt.accuracy > 0.6  # by chance 0.125
+
+
+def test_a_tuned_prompt_sorts_what_no_caption_told(tiny):
+    ground = tiny("warmth")
+    start = words(ground, "a picture of a")
+    (before,), (after,) = score(ground, "test", start), score(ground, "test", *tune(ground, start))
+    assert after.accuracy > max(0.85, before.accuracy + 0.05)
+
+
+def test_words_the_model_understands_are_a_better_start_than_noise(tiny):
+    ground = tiny("colours")
+    spoken = score(ground, "dev", words(ground, "a picture of a"), words(ground, "this is a"))
+    drawn = score(ground, "dev", *(noise(ground, seed) for seed in range(8)))
+    assert max(one.loss for one in spoken) < sum(one.loss for one in drawn) / len(drawn)
+
+
+def test_every_word_of_the_captions_is_one_token(tiny):
+    vocabulary = tiny("colours").backbone.vocabulary
+    said = {word for names in SYNONYMS.values() for name in names for word in name.split()}
+    assert len(said) > 60
+    for word in said:
+        assert len(vocabulary.encode(word, 9)) == 1 and vocabulary.decode(vocabulary.encode(word, 9)) == word
+    assert vocabulary.decode(vocabulary.encode("quixotic jazz", 99)) == "quixotic jazz"
+
+
+def test_captions_tell_the_truth_and_never_the_hidden_labels():
+    draw = Random(5)
+    for _ in range(500):
+        scene = random_scene(draw)
+        said = set(caption(scene, draw).rstrip(".").split())
+        for name in ("red", "blue", "circle", "star", "black", "gray"):
+            if said & set(SYNONYMS[name]):
+                assert name in (scene.colour, scene.shape, scene.ground)
+        assert not said & {"warm", "cold", "round", "angular"}
+
+
+def test_pictures_follow_the_seed():
+    first, again, other = (list(examples(3, seed)) for seed in (1, 1, 2))
+    assert first == again and first != other
+
+
+def test_pictures_are_sorted_into_folders(made):
+    classes = {"colours": 8, "shapes": 8, "warmth": 2, "outline": 2}
+    assert classes.keys() == LABELLINGS.keys()
+    for labelling, count in classes.items():
+        for split, each in tiny_clip.SPLITS.items():
+            sizes = [len(list(path.glob("*.png"))) for path in (made[0] / labelling / split).iterdir()]
+            assert sizes == [each] * count
+
+
+def test_training_and_test_pictures_differ(made):
+    train, test = (
+        {path.read_bytes() for path in (made[0] / "shapes" / split).rglob("*.png")} for split in tiny_clip.SPLITS
+    )
+    assert len(train) == 8 * 48 and len(test) == 8 * 50 and not train & test
+
+
+def test_the_script_ends_with_one_line_of_accuracies(made):
+    folder, out = made
+    (line,) = out.splitlines()
+    assert line.startswith(str(folder)) and all(f"{labelling} " in line for labelling in LABELLINGS)
+    assert int(re.search(r"colours (\d+)%", line)[1]) > 60
+
+
+@pytest.mark.parametrize("inside", [".", "model/config.json"])
+def test_a_folder_that_is_taken_is_refused(made, inside):
+    assert "--out" in run_program(tiny_clip.main, "--out", made[0] / inside).refused()

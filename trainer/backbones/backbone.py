@@ -1,0 +1,58 @@
+"""What the training loop asks of a frozen model, whatever its family."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from trainer.examples import Example
+from trainer.lanes import Stack
+from trainer.vocabulary import Vocabulary
+
+
+class Rows(Protocol):
+    """Examples as one family reads them: vectors, token ids, images."""
+
+    def __len__(self) -> int:
+        """How many examples."""
+
+    def __getitem__(self, rows: Tensor, /) -> Self:
+        """The examples at `rows`, int64 [n]."""
+
+
+class Backbone(Protocol):
+    """A frozen model that takes soft prompts."""
+
+    device: torch.device
+    vocabulary: Vocabulary
+
+    @property
+    def contexts(self) -> int:
+        """Prompts that stand side by side in one lane: 1, or the number of classes where each has its own."""
+
+    def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> Any:
+        """`Rows` of examples, made once; `what` names them on the progress bar, `beat` is called as it goes on."""
+
+    def lengths(self, rows: Any) -> Tensor | None:
+        """Tokens of each example, [examples], where batches of similar length save work; else None."""
+
+    def new_head(self, seed: int) -> dict[str, Tensor]:
+        """Fresh trainable parameters beside the prompt, by name, the same for the same seed; empty where none are."""
+
+    def logits(self, stack: Stack, rows: Any, training: bool = False) -> Tensor:
+        """Class scores [lanes, examples, classes], float32; `training` switches on dropout and augmentation.
+
+        Randomness comes from torch's global generator, which the loop seeds before each step.
+        """
+
+
+@runtime_checkable
+class ComparesVectors(Protocol):
+    """A backbone that compares examples with a vector for each class, which can be averaged and taken away."""
+
+    def class_vectors(self, stack: Stack) -> Tensor:
+        """Unit vectors [lanes, classes, dim] of the classes."""
+
+    def classify(self, class_vectors: Tensor, rows: Any) -> Tensor:
+        """Class scores [lanes, examples, classes] from class vectors [lanes, classes, dim]."""

@@ -1,0 +1,85 @@
+"""CLIP or SigLIP: class texts go through the text tower, images through the vision tower."""
+
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor
+
+from shared.errors import UserError
+from trainer.examples import Example
+from trainer.vocabulary import Vocabulary
+
+
+class ClipTowers:
+    """A frozen `CLIPModel` or `SiglipModel`; bfloat16 on CUDA, with vectors in float32.
+
+    CLIP's class texts end in a full stop before the end token, as CoOp's do: "a photo of a dog."
+    SigLIP reads no start token and no mask: texts are padded to the one length it was trained with.
+    """
+
+    def __init__(self, name: str, tokenizer: Any, model: Any, device: torch.device) -> None:
+        """Take what was loaded from the folder or hub name `name`, where the image processor is too."""
+        self._model = model.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self._model.eval().requires_grad_(False)
+        # Pillow resizes as CLIP's own preparation does, and needs no torchvision.
+        load_processor: Any = AutoImageProcessor.from_pretrained  # untyped in transformers
+        self._processor = load_processor(name, backend="pil")
+        self._lookup = model.text_model.get_input_embeddings()
+        self._is_siglip = model.config.model_type.startswith("siglip")
+        self.vocabulary = Vocabulary(tokenizer, self._lookup.weight.detach().float())
+        self.begin = [] if self._is_siglip else [tokenizer.bos_token_id]
+        full_stop = [] if self._is_siglip else self.vocabulary.encode(".", 1).tolist()
+        self.end = [*full_stop, tokenizer.eos_token_id]
+        self._padding: int = tokenizer.pad_token_id
+        self.longest: int = model.config.text_config.max_position_embeddings
+        self.temperature: float = model.logit_scale.detach().float().exp().reciprocal().item()
+        self.side: int = model.config.vision_config.image_size
+
+    def read_texts(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end.
+
+        The model's own forward pass runs, on token ids that only say where the text ends; the vectors
+        that it looks up for them are replaced. CLIP needs no mask: it is causal and reads the end token.
+        """
+        if self._is_siglip:
+            missing = self.longest - embeds.shape[1]
+            embeds = torch.where(mask[..., None], embeds, self.vocabulary.embeddings[self._padding])
+            padding = self.vocabulary.embeddings[self._padding].expand(len(embeds), missing, -1)
+            embeds = torch.cat([embeds, padding], dim=1)
+        ids = torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        ids[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1] = self.end[-1]
+        hook = self._lookup.register_forward_hook(lambda *_: embeds.to(self._lookup.weight.dtype))
+        try:
+            features = self._model.get_text_features(input_ids=ids).pooler_output
+        finally:
+            hook.remove()
+        return normalize(features.float(), dim=-1)
+
+    def open(self, examples: list[Example]) -> list[Image.Image]:
+        """The images of the examples, in RGB."""
+        with ThreadPoolExecutor() as readers:  # Pillow decodes without holding Python's lock
+            return list(readers.map(_open, examples))
+
+    def encode(self, opened: list[Image.Image]) -> Tensor:
+        """Unit vectors [images, dim]."""
+        pixels = self._processor(images=opened, return_tensors="pt")["pixel_values"]
+        pixels = pixels.to(self._model.device, self._model.dtype)
+        return normalize(self._model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
+
+
+def _open(example: Example) -> Image.Image:
+    image = example.image
+    if image is None:
+        raise UserError("the model reads images, but the task has texts: set task.form to image, or choose a model")
+    try:
+        with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            return opened.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise many kinds, and each means that the file is at fault
+        what = f"an image of {len(image)} bytes in the data" if isinstance(image, bytes) else str(image)
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{what} cannot be read as an image: {reason}") from None

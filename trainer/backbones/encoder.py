@@ -1,0 +1,163 @@
+"""Encoder: a soft prompt in front of the text, under a trainable classification head.
+
+The layout is that of PEFT's PromptTuning for sequence classification, `[prompt] [CLS] text [SEP] text2 [SEP]` with
+positions running on from the prompt (Lester et al. 2021). The head reads the prompt's first position as there, or
+the [CLS] behind the prompt, as P-tuning v2 does (Liu et al. 2022).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import pad
+from transformers import PreTrainedModel
+
+from shared.errors import UserError
+from shared.settings import BackboneSettings, Form, PromptSettings
+from trainer.backbones.encoder_head import cut_head, initialise
+from trainer.backbones.encoder_model import load_classifier, load_tokenizer, most_tokens
+from trainer.backbones.read_layer import ReadLayer
+from trainer.backbones.tokens import TokenRows
+from trainer.examples import Example
+from trainer.lanes import Stack
+from trainer.progress import track
+from trainer.vocabulary import Vocabulary
+
+TOKENISED = 256
+"""Texts tokenised at once."""
+
+
+@dataclass(frozen=True)
+class EncoderRows:
+    """Examples as token ids; the choices of an example follow each other as texts of their own."""
+
+    texts: TokenRows
+    first: Tensor
+    """[texts], tokens of a text before the second of a pair begins."""
+    choices: int
+
+    def __len__(self) -> int:
+        """How many examples."""
+        return len(self.texts) // self.choices
+
+    def __getitem__(self, rows: Tensor) -> "EncoderRows":
+        """The examples at `rows`, int64 [n]."""
+        texts = (rows[:, None] * self.choices + torch.arange(self.choices)).flatten()
+        return EncoderRows(self.texts[texts], self.first[texts], self.choices)
+
+
+class Encoder:
+    """A frozen encoder with prompts in front and a head for each lane."""
+
+    contexts = 1
+    peft_task = "SEQ_CLS"
+
+    def __init__(
+        self, settings: BackboneSettings, prompt: PromptSettings, labels: list[str], form: Form, device: torch.device
+    ) -> None:
+        """Load model and tokenizer; `labels` are the words that name the classes.
+
+        Raises:
+            UserError: there is no such model, it is no encoder, or prompt and text do not fit into it.
+        """
+        if form == "image":
+            raise UserError("backbone.family = 'encoder' reads texts, not images; set it to dual_encoder")
+        self.settings = settings
+        self.device = device
+        self._choices, self._outputs = (len(labels), 1) if form == "copa" else (1, len(labels))
+        self._tokenizer = load_tokenizer(settings)
+        model: Any = self.peft_base()
+        self._most = most_tokens(model, self._tokenizer, settings, prompt)
+        model.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32).eval().requires_grad_(False)
+        self._body = model.base_model
+        self._read = ReadLayer.cut_from(self._body)
+        self._head = cut_head(model)
+        self._typed = (
+            getattr(model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in self._tokenizer.model_input_names
+        )
+        self._embeddings = self._body.get_input_embeddings()
+        self.vocabulary = Vocabulary(self._tokenizer, self._embeddings.weight.float())
+
+    def peft_base(self) -> PreTrainedModel:
+        """The model with a head and no prompt, as PEFT wraps it, loaded afresh."""
+        model: PreTrainedModel = load_classifier(self.settings, self._outputs)
+        return model
+
+    def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> EncoderRows:
+        """Tokenise examples; of a pair that is too long, the longer text is cut."""
+        texts = [choice for example in examples for choice in example.choices]
+        ids: list[Tensor] = []
+        first: list[int] = []
+        for start in track(range(0, len(texts), TOKENISED), f"tokenising {what}"):
+            sides = [list(side) for side in zip(*texts[start : start + TOKENISED], strict=True)]
+            found = self._tokenizer(
+                *sides, truncation="longest_first", max_length=self._most, return_token_type_ids=True
+            )
+            ids += map(torch.tensor, found["input_ids"])
+            first += [types.count(0) for types in found["token_type_ids"]]
+            beat()
+        return EncoderRows(TokenRows(ids), torch.tensor(first), self._choices)
+
+    def lengths(self, rows: EncoderRows) -> Tensor:
+        """Tokens of each example, [examples]: those of its longest choice."""
+        return rows.texts.lengths.view(-1, rows.choices).amax(1)
+
+    def new_head(self, seed: int) -> dict[str, Tensor]:
+        """Parameters of a head as the model's authors initialise it."""
+        return {name: value.to(self.device) for name, value in initialise(self._head, seed).items()}
+
+    def logits(self, stack: Stack, rows: EncoderRows, training: bool = False) -> Tensor:
+        """Class scores [lanes, examples, classes], float32; `training` switches dropout on."""
+        for module in (self._body, self._read, self._head):
+            if module is not None:
+                module.train(training and self.settings.dropout > 0)
+        lanes, longest, _ = stack.prompts.shape
+        chunks = list(rows.texts.chunks(self._positions // lanes, around=longest))
+        scores = torch.cat([self._scores(stack, rows.texts[chunk], rows.first[chunk]) for chunk in chunks], dim=1)
+        return scores[:, torch.cat(chunks).argsort()].view(lanes, len(rows), -1)
+
+    @property
+    def _positions(self) -> int:
+        """Positions in one pass: on a processor what its cache holds, which also saves padding; else the memory."""
+        return 768 if self.device.type == "cpu" else 65_536
+
+    def _scores(self, stack: Stack, texts: TokenRows, first: Tensor) -> Tensor:
+        """Head outputs [lanes, texts, outputs]."""
+        starts: list[int] = stack.mask.sum(1).tolist()
+        embeds, mask = self._lay_out(stack, starts, texts)
+        types = {}
+        if self._typed:
+            second = torch.cat([first + start for start in starts])[:, None]
+            types = {"token_type_ids": (torch.arange(mask.shape[1]) >= second).long().to(self.device)}
+        hidden = self._body(inputs_embeds=embeds, attention_mask=mask.long(), **types).last_hidden_state
+        read = starts if self.settings.pool == "text" else [0] * len(starts)
+        if self._read is not None:
+            at = torch.tensor(read, device=self.device).repeat_interleave(len(texts))
+            hidden, mask, read = self._read(hidden, mask, at), mask[:, :1], [0] * len(starts)
+        lanes = zip(stack.heads, hidden.chunk(len(starts)), mask.chunk(len(starts)), read, strict=True)
+        return torch.stack(
+            [
+                functional_call(
+                    self._head, head, kwargs={"inputs_embeds": own[:, at:], "attention_mask": real[:, at:]}
+                ).logits
+                for head, own, real, at in lanes
+            ]
+        )
+
+    def _lay_out(self, stack: Stack, starts: list[int], texts: TokenRows) -> tuple[Tensor, Tensor]:
+        """Input embeddings [lanes * texts, positions, dim] and their mask [lanes * texts, positions].
+
+        A text follows its lane's prompt without a gap, so that positions run on; what is unused is at the end.
+        """
+        ids, real = (tensor.to(self.device) for tensor in texts.pad(self._tokenizer.pad_token_id))
+        words = self._embeddings(ids)
+        longest = stack.prompts.shape[1]
+        embeds, masks = [], []
+        for prompt, start in zip(stack.prompts.to(words.dtype), starts, strict=True):
+            both = torch.cat([prompt[:start].expand(len(words), -1, -1), words], dim=1)
+            embeds.append(pad(both, (0, 0, 0, longest - start)))
+            masks.append(pad(pad(real, (start, 0), value=True), (0, longest - start), value=False))
+        return torch.cat(embeds), torch.cat(masks)

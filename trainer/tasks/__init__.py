@@ -1,0 +1,5 @@
+"""Labelled examples: read as the task's form says, and split by seed so that reported data stays apart."""
+
+from trainer.tasks.load import load_task
+
+__all__ = ["load_task"]

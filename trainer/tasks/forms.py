@@ -1,0 +1,235 @@
+"""How each form reads a row: the official JSON lines of SuperGLUE and the columns that the hub has for them.
+
+Where the two differ (MultiRC, ReCoRD and WSC are nested in the files), a row of the files is first brought into the
+hub's columns. A question stands before its passage, so that it stays whole where a long pair is cut, at its end or in
+its longer text.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from shared.settings import Form, TaskSettings
+from trainer.examples import Example
+
+Labelled = tuple[Example, Any]
+"""An example and the value that the data has as its label; None where it has none."""
+Reader = Callable[[Mapping[str, Any]], Iterator[Labelled]]
+"""Reads one row, which may hold several examples."""
+
+YES_NO = {"False": "no", "True": "yes"}
+ENTAILMENT = {"entailment": "entailment", "not_entailment": "not entailment"}
+
+LABELS: dict[Form, dict[str, str]] = {
+    "boolq": YES_NO,
+    "cb": {"entailment": "entailment", "contradiction": "contradiction", "neutral": "neutral"},
+    "copa": {"choice1": "first choice", "choice2": "second choice"},
+    "multirc": YES_NO,
+    "record": YES_NO,
+    "rte": ENTAILMENT,
+    "wic": {"False": "different meaning", "True": "same meaning"},
+    "wsc": YES_NO,
+    "cola": {"unacceptable": "unacceptable", "acceptable": "acceptable"},
+    "sst2": {"negative": "negative", "positive": "positive"},
+    "mrpc": {"not_equivalent": "different", "equivalent": "equivalent"},
+    "qqp": {"not_duplicate": "different", "duplicate": "duplicate"},
+    "mnli": {"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction"},
+    "qnli": ENTAILMENT,
+    "wnli": {"not_entailment": "not entailment", "entailment": "entailment"},
+}
+"""Raw labels in the order of the hub's class numbers, which is the order of the classes, and words for them."""
+
+COLUMNS: dict[Form, tuple[str, ...]] = {
+    "boolq": ("question", "passage"),
+    "cb": ("premise", "hypothesis"),
+    "rte": ("premise", "hypothesis"),
+    "cola": ("sentence",),
+    "sst2": ("sentence",),
+    "mrpc": ("sentence1", "sentence2"),
+    "qqp": ("question1", "question2"),
+    "mnli": ("premise", "hypothesis"),
+    "qnli": ("question", "sentence"),
+    "wnli": ("sentence1", "sentence2"),
+}
+"""Forms whose texts are columns as they stand."""
+
+JOINERS = {"cause": "because", "effect": "so"}
+"""What stands between COPA's premise and a choice."""
+
+
+class UnreadableRow(Exception):
+    """What is wrong with a row, in words."""
+
+
+def form_reader(settings: TaskSettings) -> Reader:
+    """The reader of the task's rows; it raises `UnreadableRow`."""
+    form = settings.form
+    if form == "text":
+        keys = {settings.text: "task.text"} | ({settings.text2: "task.text2"} if settings.text2 else {})
+        return partial(_read_columns, keys=keys, label=(settings.label, "task.label"))
+    if form in COLUMNS:
+        return partial(_read_columns, keys=dict.fromkeys(COLUMNS[form], "task.form"))
+    readers: dict[Form, Reader] = {
+        "copa": _read_copa,
+        "multirc": _read_multirc,
+        "record": _read_record,
+        "wic": _read_wic,
+        "wsc": _read_wsc,
+    }
+    return readers[form]
+
+
+def _read_columns(
+    row: Mapping[str, Any], keys: Mapping[str, str], label: tuple[str, str] | None = None
+) -> Iterator[Labelled]:
+    """One or two columns as they stand; `keys` has the setting that asks for each, `label` column and setting."""
+    texts = tuple(_text(row, column, key) for column, key in keys.items())
+    value = _value(row, *label) if label else row.get("label")
+    yield Example((texts,), _columns(row, texts, label[0] if label else "label")), value
+
+
+def _read_copa(row: Mapping[str, Any]) -> Iterator[Labelled]:
+    """The premise with `because` or `so`, beside either choice."""
+    asked = _text(row, "question")
+    if asked not in JOINERS:
+        raise UnreadableRow(f"column 'question' holds {asked!r}, neither cause nor effect")
+    premise = f"{_text(row, 'premise').strip().removesuffix('.')} {JOINERS[asked]}"
+    choices = tuple((premise, _text(row, column)) for column in ("choice1", "choice2"))
+    yield Example(choices, _columns(row, (premise,))), row.get("label")
+
+
+def _read_wic(row: Mapping[str, Any]) -> Iterator[Labelled]:
+    """Both sentences, each behind the word in question, which is marked where it stands."""
+    word = _text(row, "word")
+    texts = tuple(f"{word}: {_mark_offsets(row, number)}" for number in (1, 2))
+    yield Example((texts,), _columns(row, texts)), row.get("label")
+
+
+def _mark_offsets(row: Mapping[str, Any], number: int) -> str:
+    sentence = _text(row, f"sentence{number}")
+    start, end = _number(row, f"start{number}"), _number(row, f"end{number}")
+    if not 0 <= start < end <= len(sentence):
+        raise UnreadableRow(f"start{number} = {start} and end{number} = {end} mark no word of sentence{number}")
+    return f"{sentence[:start]}*{sentence[start:end]}*{sentence[end:]}"
+
+
+def _read_wsc(row: Mapping[str, Any]) -> Iterator[Labelled]:
+    """The text with *noun phrase* and #pronoun# marked, beside the reading to be judged."""
+    row = {**row, **_section(row, "target")} if "target" in row else row
+    text, noun, pronoun = _text(row, "text"), _text(row, "span1_text"), _text(row, "span2_text")
+    marks = [
+        (*_find_span(text, noun, _number(row, "span1_index")), "*"),
+        (*_find_span(text, pronoun, _number(row, "span2_index")), "#"),
+    ]
+    for start, end, sign in sorted(marks, reverse=True):  # from behind, so that the offsets in front stay right
+        text = f"{text[:start]}{sign}{text[start:end]}{sign}{text[end:]}"
+    texts = (text, f"{pronoun} refers to {noun}.")
+    yield Example((texts,), _columns(row, texts)), row.get("label")
+
+
+def _find_span(text: str, span: str, index: int) -> tuple[int, int]:
+    """Start and end of `span`, which should begin at word `index`: the occurrence nearest to there.
+
+    Letter case, line breaks and some indices of the official data are off.
+    """
+    words = [match.start() for match in re.finditer(r"\S+", text)]
+    spaced = r"\s+".join(re.escape(word) for word in span.split())
+    found = [match.span() for match in re.finditer(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE)]
+    if not found:
+        raise UnreadableRow(f"the text does not hold {span!r}")
+    expected = words[max(0, min(index, len(words) - 1))]
+    return min(found, key=lambda place: abs(place[0] - expected))
+
+
+def _read_multirc(row: Mapping[str, Any]) -> Iterator[Labelled]:
+    """Each answer behind its question, beside the paragraph; the question is the group."""
+    for flat in _flatten_multirc(row) if "passage" in row else [row]:
+        paragraph, question, answer = (_text(flat, column) for column in ("paragraph", "question", "answer"))
+        texts = (f"{question} {answer}", paragraph)
+        yield Example((texts,), _columns(flat, texts), group=f"{paragraph}\n{question}"), flat.get("label")
+
+
+def _flatten_multirc(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    passage = _section(row, "passage")
+    for question in _sections(passage, "questions"):
+        for answer in _sections(question, "answers"):
+            yield {
+                "paragraph": passage.get("text"),
+                "question": question.get("question"),
+                "answer": answer.get("text"),
+                "label": answer.get("label"),
+            }
+
+
+def _read_record(row: Mapping[str, Any]) -> Iterator[Labelled]:
+    """The query with each entity in its gap, beside the passage; the query is the group."""
+    for flat in _flatten_record(row) if "qas" in row else [row]:
+        passage, query = _text(flat, "passage"), _text(flat, "query")
+        gold = tuple(dict.fromkeys(_texts(flat, "answers")))
+        for entity in dict.fromkeys(_texts(flat, "entities")):
+            texts = (query.replace("@placeholder", entity), passage)
+            columns = {**_columns(flat, texts), "entity": entity}
+            example = Example((texts,), columns, group=f"{passage}\n{query}", answer=entity, gold=gold)
+            yield example, entity in gold if gold else None
+
+
+def _flatten_record(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    passage = _section(row, "passage")
+    text = _text(passage, "text")
+    spans = [(_number(span, "start"), _number(span, "end")) for span in _sections(passage, "entities")]
+    for asked in _sections(row, "qas"):
+        yield {
+            "passage": text,
+            "query": asked.get("query"),
+            "entities": [text[start : end + 1] for start, end in spans],
+            "answers": [_text(answer, "text") for answer in asked.get("answers") or []],
+        }
+
+
+def _columns(row: Mapping[str, Any], texts: tuple[str, ...], label: str = "label") -> dict[str, str]:
+    """The row's columns as text, for templates; not its label, which would give the answer away."""
+    named = {column: str(value) for column, value in row.items() if isinstance(value, str | int | float)}
+    named.pop(label, None)
+    return named | dict(zip(("text", "text2"), texts, strict=False))
+
+
+def _value(row: Mapping[str, Any], column: str, key: str) -> Any:
+    if column not in row:
+        raise UnreadableRow(f"there is no column {column!r}, which {key} asks for; there are {', '.join(row)}")
+    return row[column]
+
+
+def _text(row: Mapping[str, Any], column: str, key: str = "task.form") -> str:
+    value = _value(row, column, key)
+    if not isinstance(value, str) or not value.strip():
+        raise UnreadableRow(f"column {column!r} holds no text")
+    return value
+
+
+def _number(row: Mapping[str, Any], column: str) -> int:
+    value = _value(row, column, "task.form")
+    if type(value) is not int:
+        raise UnreadableRow(f"column {column!r} holds no whole number")
+    return value
+
+
+def _section(row: Mapping[str, Any], column: str) -> Mapping[str, Any]:
+    value = _value(row, column, "task.form")
+    if not isinstance(value, Mapping):
+        raise UnreadableRow(f"column {column!r} is not what the official files have there")
+    return value
+
+
+def _sections(row: Mapping[str, Any], column: str) -> list[Mapping[str, Any]]:
+    value = _value(row, column, "task.form")
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise UnreadableRow(f"column {column!r} is not what the official files have there")
+    return value
+
+
+def _texts(row: Mapping[str, Any], column: str) -> list[str]:
+    value = _value(row, column, "task.form")
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UnreadableRow(f"column {column!r} holds no list of texts")
+    return value

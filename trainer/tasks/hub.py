@@ -1,0 +1,25 @@
+"""Data sets of the hub."""
+
+from typing import Any
+
+from shared.errors import UserError
+from shared.settings import TaskSettings
+
+
+def load_hub(settings: TaskSettings) -> Any:
+    """The splits of `task.hub` by name, as `datasets` gives them.
+
+    Raises:
+        UserError: no data set is named, or it cannot be fetched.
+    """
+    from datasets import load_dataset
+
+    if settings.hub is None:
+        raise UserError("the task has no data: set task.path to a folder that holds it, or task.hub")
+    try:
+        return load_dataset(settings.hub, settings.config)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"task.hub = {settings.hub!r} cannot be fetched ({reason}); set task.path to a local folder instead"
+        ) from None

@@ -1,0 +1,35 @@
+"""How to use what a run found, in a few lines of other libraries."""
+
+import json
+from pathlib import Path
+from string import Template
+
+from shared.settings import Settings
+from trainer.places import find_model
+from trainer.tune import Ground
+
+TEXTS = Path(__file__).parent / "usage"
+
+
+def usage(settings: Settings, ground: Ground, without_adapter: str | None) -> str:
+    """The README of a result; `without_adapter` says why it has no PEFT adapter, where it has none."""
+    backbone, task = settings.backbone, ground.task
+    model = json.dumps(found := find_model(backbone))
+    if found.endswith(".gguf"):  # from_pretrained takes a folder and the file in it
+        model = f"{json.dumps(str(Path(found).parent))}, gguf_file={json.dumps(Path(found).name)}"
+    match backbone.family:
+        case "dual_encoder":
+            name = "images" if task.form == "image" else "sentences"
+        case "encoder" | "decoder":
+            name = "plain" if without_adapter else "adapter"
+    decoder = backbone.family == "decoder"
+    return Template((TEXTS / f"{name}.md").read_text(encoding="utf-8")).substitute(
+        task=task.describe,
+        labels=", ".join(task.labels),
+        model=model,
+        max_tokens=backbone.max_tokens,
+        reason=without_adapter,
+        auto="AutoModelForCausalLM" if decoder else "AutoModelForSequenceClassification",
+        load=model if decoder else f"{model}, num_labels={1 if task.form == 'copa' else len(task.labels)}",
+        tokenizer=model,
+    )
