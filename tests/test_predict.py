@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from conftest import run_process, run_program
@@ -45,6 +47,15 @@ def test_its_accuracy_is_the_one_in_the_summary(finished, classifier):
 def test_plain_cases_are_right(classifier):
     assert [prediction.label for prediction in classifier.predict(TEXTS[:2])] == ["delivery", "billing"]
     assert classifier.predict([]) == []
+
+
+def test_the_lines_beside_the_result_label_as_it_does_without_tandem(finished, classifier, tmp_path):
+    readme = (finished[0] / "best" / "README.md").read_text(encoding="utf-8")
+    lines = readme.partition("```python\n")[2].partition("```")[0].replace('["a text"]', repr(TEXTS))
+    (tmp_path / "use.py").write_text(lines, encoding="utf-8")
+    command = [sys.executable, tmp_path / "use.py"]
+    said = subprocess.run(command, cwd=finished[0] / "best", capture_output=True, text=True, check=True).stdout
+    assert said.strip() == str([prediction.label for prediction in classifier.predict(TEXTS)])
 
 
 @pytest.fixture
