@@ -228,6 +228,17 @@ def run_process(module, *arguments, cwd, stdin=None, **environment):
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
+def follow_readme(folder, placeholder, real):
+    """What the Python lines of a folder's README print there, with `real` in the place of `placeholder`."""
+    lines = (folder / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    assert placeholder in lines
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        patch.chdir(folder)
+        exec(compile(lines.replace(placeholder, real), "README.md", "exec"), {})
+    return out.getvalue().strip()
+
+
 def tiny_tokenizer(words, extra=()):
     """A BERT tokenizer over `words`, with the usual special tokens and pieces of words."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

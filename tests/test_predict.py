@@ -2,11 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
-from conftest import run_process, run_program
+from conftest import follow_readme, run_process, run_program
 from safetensors.torch import load_file
 
 import trainer
@@ -49,13 +47,9 @@ def test_plain_cases_are_right(classifier):
     assert classifier.predict([]) == []
 
 
-def test_the_lines_beside_the_result_label_as_it_does_without_tandem(finished, classifier, tmp_path):
-    readme = (finished[0] / "best" / "README.md").read_text(encoding="utf-8")
-    lines = readme.partition("```python\n")[2].partition("```")[0].replace('["a text"]', repr(TEXTS))
-    (tmp_path / "use.py").write_text(lines, encoding="utf-8")
-    command = [sys.executable, tmp_path / "use.py"]
-    said = subprocess.run(command, cwd=finished[0] / "best", capture_output=True, text=True, check=True).stdout
-    assert said.strip() == str([prediction.label for prediction in classifier.predict(TEXTS)])
+def test_the_lines_beside_the_result_label_as_it_does_without_tandem(finished, classifier):
+    said = follow_readme(finished[0] / "best", '["a text"]', repr(TEXTS))
+    assert said == str([prediction.label for prediction in classifier.predict(TEXTS)])
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A small CLIP trained here: it knows what it was told, and prompts teach it what it was not."""
 
+import json
 import re
 from functools import cache
 from importlib.machinery import SourceFileLoader
@@ -9,9 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, run_program
+from conftest import ROOT, follow_readme, run_program
 
+import trainer
 from shared.settings import BackboneSettings, PromptSettings, Settings, TaskSettings
+from trainer import predict
 from trainer.backbones.dual_encoder import DualEncoder
 from trainer.batches import batch_rows
 from trainer.fitness import fitness, losses
@@ -153,3 +156,37 @@ def test_the_script_ends_with_one_line_of_accuracies(made):
 @pytest.mark.parametrize("inside", [".", "model/config.json"])
 def test_a_folder_that_is_taken_is_refused(made, inside):
     assert "--out" in run_program(tiny_clip.main, "--out", made[0] / inside).refused()
+
+
+# What a run on it leaves
+
+
+@pytest.fixture(scope="module")
+def finished(made, tmp_path_factory):
+    """The folder of a short run of the recipe, with pictures seen from anew at each step."""
+    from trainer.__main__ import main
+
+    folder, root = made[0], tmp_path_factory.mktemp("finished")
+    places = ["--backbone.path", folder / "model", "--task.path", folder / "warmth", "--folder", root, "--name", "run"]
+    short = ["--steps", "12", "--evaluations", "2", "--restarts.policy", "none", "--threads", "1"]
+    ended = run_program(main, "warmth-tinyclip", *places, *short, "--backbone.augment")
+    assert ended.status == 0, ended
+    return root / "run"
+
+
+def test_a_run_labels_image_files_as_its_summary_says(made, finished):
+    test = load_task(TaskSettings(form="image", path=str(made[0] / "warmth")), seed=1).test
+    files = [example.image for example in test.examples]
+    classifier = trainer.load(str(finished))
+    found = [classifier.labels.index(prediction.label) for prediction in classifier.predict(files)]
+    hits = sum(a == b for a, b in zip(found, test.targets.tolist(), strict=True))
+    assert hits / len(found) == pytest.approx(json.loads((finished / "summary.json").read_text())["test"]["accuracy"])
+    ended = run_program(predict.main, finished, *files[:3])
+    assert [line.split("  ")[0] for line in ended.out.splitlines()] == [classifier.labels[at] for at in found[:3]]
+    assert "nowhere.png" in run_program(predict.main, finished, "nowhere.png").refused()
+
+
+def test_the_lines_beside_the_result_label_as_it_does(made, finished):
+    file = sorted((made[0] / "warmth" / "test" / "warm").iterdir())[0]
+    said = follow_readme(finished / "best", "image.jpg", str(file))
+    assert said == str([trainer.load(str(finished)).predict([file])[0].label])

@@ -12,7 +12,7 @@ from shared.settings import BackboneSettings
 from trainer.backbones.clip_towers import ClipTowers
 from trainer.backbones.sentence_towers import SentenceTowers
 from trainer.examples import Example
-from trainer.places import find_folder
+from trainer.places import find_model
 from trainer.vocabulary import Vocabulary
 
 
@@ -51,16 +51,13 @@ def load_towers(settings: BackboneSettings, device: torch.device) -> Towers:
     Raises:
         UserError: there is no such model, or it is neither.
     """
-    if settings.path is None and settings.hub is None:
-        raise UserError("there is no model: set backbone.path to a folder, or backbone.hub")
-    folder = find_folder(settings.path, "backbone.path") if settings.path else None
-    name = str(folder or settings.hub)
+    name = find_model(settings)
     try:
         tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
         if hasattr(model, "get_image_features"):
             return ClipTowers(name, tokenizer, model, device)
     except (OSError, ValueError, SafetensorError) as error:
-        key = "backbone.path" if folder else "backbone.hub"
+        key = "backbone.path" if settings.path else "backbone.hub"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{key} = {name!r} cannot be loaded as a sentence encoder or CLIP: {reason}") from None
     return SentenceTowers(name, tokenizer, model, device, settings.max_tokens)
