@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_process, tiny_tokenizer
+from conftest import run_program, tiny_tokenizer
 from processes import Household
 from transformers import RobertaConfig, RobertaModel
 
 import trainer
 from shared.errors import UserError
+from trainer import predict
 from trainer.folder import read_settings
 from trainer.tasks import load_task
 
@@ -105,7 +106,7 @@ def test_a_finished_run_labels_copas_rows_as_its_summary_says(made, tmp_path):
     assert accuracy == pytest.approx(read(made, "sync")[0]["test"]["accuracy"])
     rows = [json.loads(line) for line in (COPA / "val.jsonl").read_text(encoding="utf-8").splitlines()[:3]]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    ended = run_process("trainer.predict", made / "sync", "--file", tmp_path / "rows.jsonl", cwd=tmp_path)
+    ended = run_program(predict.main, made / "sync", "--file", tmp_path / "rows.jsonl")
     assert ended.status == 0, ended.err
     assert [line.split("  ")[0] for line in ended.out.splitlines()] == [
         prediction.label for prediction in classifier.predict(rows)
