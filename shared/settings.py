@@ -252,4 +252,8 @@ class Settings(BaseSettings):
         """Refuse values that are each allowed but impossible together."""
         if self.task.labels and len(set(self.task.labels.values())) < 2:
             raise ValueError("task.labels names fewer than two classes")
+        if self.prompt.frozen and self.backbone.family != "encoder":
+            raise ValueError("prompt.frozen leaves nothing to train; only backbone.family = 'encoder' has a head")
+        if self.prompt.per_class and self.backbone.family != "dual_encoder":
+            raise ValueError("prompt.per_class needs class texts; only backbone.family = 'dual_encoder' has them")
         return self

@@ -231,6 +231,8 @@ def test_an_impossible_value_names_its_key_and_its_origin(monkeypatch, key, valu
         ("[task]\nlabels = { a = 1 }\n", "task.labels.a"),
         (f'[task]\nlabels = {{ a = "{"x" * 201}", b = "y" }}\n', "task.labels.a"),
         ('[task]\nlabels = { a = "x", b = "x" }\n', "task.labels"),
+        ("[prompt]\nfrozen = true\n", "prompt.frozen"),
+        ('[prompt]\nper_class = true\n[backbone]\nfamily = "encoder"\n', "prompt.per_class"),
         ('[bus]\nconnect = ["tcp://ok:1", "nowhere"]\n', "bus.connect"),
         ('recipe = "nosuch"\n', "nosuch"),
     ],
