@@ -9,6 +9,11 @@ class UserError(Exception):
     """Bad input: its text says in one line what was wrong, where, and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says in its first line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a program's main function; bad input ends it with one line and status 2, Ctrl-C with 130."""
     try:

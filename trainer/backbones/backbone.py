@@ -11,6 +11,11 @@ from trainer.lanes import Stack
 from trainer.vocabulary import Vocabulary
 
 
+def frozen_dtype(device: torch.device) -> torch.dtype:
+    """What frozen weights are kept in: half the memory and twice the pace where the device is made for it."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 class Rows(Protocol):
     """Examples as one family reads them: vectors, token ids, images."""
 

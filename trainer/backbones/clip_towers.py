@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor
 
 from shared.errors import UserError
+from trainer.backbones.backbone import frozen_dtype
 from trainer.examples import Example
 from trainer.vocabulary import Vocabulary
 
@@ -24,7 +25,7 @@ class ClipTowers:
 
     def __init__(self, name: str, tokenizer: Any, model: Any, device: torch.device) -> None:
         """Take what was loaded from the folder or hub name `name`, where the image processor is too."""
-        self._model = model.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self._model = model.to(device, frozen_dtype(device))
         self._model.eval().requires_grad_(False)
         # Pillow resizes as CLIP's own preparation does, and needs no torchvision.
         load_processor: Any = AutoImageProcessor.from_pretrained  # untyped in transformers

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings, Form
+from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.llama_last_layer import read_last
 from trainer.backbones.template import Template
 from trainer.backbones.tokens import TokenRows
@@ -52,7 +53,7 @@ class Decoder:
         if form in ("copa", "image"):
             raise UserError(f"family decoder scores label words, which form {form} has none of; use another family")
         self.device = device
-        tokenizer, self._model = _load(settings, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        tokenizer, self._model = _load(settings, frozen_dtype(device))
         self._model.to(device).eval().requires_grad_(False)
         self._embed = self._model.get_input_embeddings()
         self._template = Template(settings.template, tokenizer, settings.max_tokens)
@@ -150,8 +151,7 @@ def _load(settings: BackboneSettings, dtype: torch.dtype) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
             model, found = loader.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
         except (ImportError, OSError, ValueError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{said} cannot be loaded as a causal language model: {reason}") from None
+            raise UserError(f"{said} cannot be loaded as a causal language model: {first_line(error)}") from None
     if type(model.config) in MODEL_FOR_MASKED_LM_MAPPING:
         raise UserError(f"{said} is an encoder; use family encoder or dual_encoder")
     if found["missing_keys"]:

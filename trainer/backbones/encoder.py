@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, Form, PromptSettings
+from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.encoder_head import cut_head, initialise
 from trainer.backbones.encoder_model import load_classifier, load_tokenizer, most_tokens
 from trainer.backbones.read_layer import ReadLayer
@@ -71,7 +72,7 @@ class Encoder:
         self._tokenizer = load_tokenizer(settings)
         model: Any = self.peft_base()
         self._most = most_tokens(model, self._tokenizer, settings, prompt)
-        model.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32).eval().requires_grad_(False)
+        model.to(device, frozen_dtype(device)).eval().requires_grad_(False)
         self._body = model.base_model
         self._read = ReadLayer.cut_from(self._body)
         self._head = cut_head(model)

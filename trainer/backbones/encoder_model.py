@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.places import find_model
 
@@ -22,7 +22,7 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise _refuse(settings, f"has no tokenizer that can be loaded: {_reason(error)}") from None
+        raise _refuse(settings, f"has no tokenizer that can be loaded: {first_line(error)}") from None
     if tokenizer.cls_token_id is None or tokenizer("a")["input_ids"][0] != tokenizer.cls_token_id:
         raise _refuse(settings, "is no encoder, its texts do not begin with a [CLS]; for a causal LM use decoder")
     return tokenizer
@@ -43,7 +43,7 @@ def load_classifier(settings: BackboneSettings, outputs: int) -> Any:
             name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise _refuse(settings, f"cannot be loaded as an encoder: {_reason(error)}") from None
+        raise _refuse(settings, f"cannot be loaded as an encoder: {first_line(error)}") from None
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise _refuse(settings, "is no encoder but a decoder")
     lacking = sorted(key for key in found["missing_keys"] if key.startswith(f"{model.base_model_prefix}."))
@@ -55,10 +55,6 @@ def load_classifier(settings: BackboneSettings, outputs: int) -> Any:
 def _refuse(settings: BackboneSettings, reason: str) -> UserError:
     key = "path" if settings.path else "hub"
     return UserError(f"backbone.{key} = {getattr(settings, key)!r} {reason}")
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def most_tokens(model: Any, tokenizer: Any, settings: BackboneSettings, prompt: PromptSettings) -> int:

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings
 from trainer.backbones.clip_towers import ClipTowers
 from trainer.backbones.sentence_towers import SentenceTowers
@@ -58,6 +58,7 @@ def load_towers(settings: BackboneSettings, device: torch.device) -> Towers:
             return ClipTowers(name, tokenizer, model, device)
     except (OSError, ValueError, SafetensorError) as error:
         key = "backbone.path" if settings.path else "backbone.hub"
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{key} = {name!r} cannot be loaded as a sentence encoder or CLIP: {reason}") from None
+        raise UserError(
+            f"{key} = {name!r} cannot be loaded as a sentence encoder or CLIP: {first_line(error)}"
+        ) from None
     return SentenceTowers(name, tokenizer, model, device, settings.max_tokens)

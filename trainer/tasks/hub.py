@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 from shared.settings import TaskSettings
 
 
@@ -19,7 +19,7 @@ def load_hub(settings: TaskSettings) -> Any:
     try:
         return load_dataset(settings.hub, settings.config)
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"task.hub = {settings.hub!r} cannot be fetched ({reason}); set task.path to a local folder instead"
+            f"task.hub = {settings.hub!r} cannot be fetched ({first_line(error)}); "
+            "set task.path to a local folder instead"
         ) from None

@@ -1,6 +1,6 @@
 """Labelled images: from folders, from the hub, or laid out as CoOp lays out its data sets."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from trainer.places import find_folder
 from trainer.tasks.class_folders import read_class_folders
 from trainer.tasks.coop import read_coop
 from trainer.tasks.hub import load_hub
-from trainer.tasks.rows import Row, place
+from trainer.tasks.rows import Row, find_splits, place
 
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "val"], "test": ["test"]}
 """What each split is called in folders and on the hub; the first that is there counts."""
@@ -35,21 +35,15 @@ def read_images(settings: TaskSettings) -> dict[str, list[Row]]:
 
 
 def _read_folder(folder: Path) -> dict[str, list[Row]]:
-    splits = _find_splits([entry.name for entry in folder.iterdir() if entry.is_dir()])
+    splits = find_splits(SPLITS, [entry.name for entry in folder.iterdir() if entry.is_dir()])
     if not splits:
         return {"train": read_class_folders(folder)}
     return {split: read_class_folders(folder / name) for split, name in splits.items()}
 
 
-def _find_splits(present: Collection[str]) -> dict[str, str]:
-    """Each split that is there and what it is called."""
-    found = {split: next((name for name in names if name in present), None) for split, names in SPLITS.items()}
-    return {split: name for split, name in found.items() if name is not None}
-
-
 def _read_hub(settings: TaskSettings) -> dict[str, list[Row]]:
     tables = load_hub(settings)
-    splits = {split: list(_rows(tables[name], settings, name)) for split, name in _find_splits(tables).items()}
+    splits = {split: list(_rows(tables[name], settings, name)) for split, name in find_splits(SPLITS, tables).items()}
     return {split: rows for split, rows in splits.items() if rows}
 
 

@@ -9,7 +9,7 @@ from shared.settings import TaskSettings
 from trainer.places import find_folder
 from trainer.tasks.forms import LABELS, UnreadableRow, form_reader
 from trainer.tasks.hub import load_hub
-from trainer.tasks.rows import Row, place
+from trainer.tasks.rows import Row, find_splits, place
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "val", "dev32", "validation_matched"], "test": ["test"]}
@@ -25,8 +25,7 @@ def read_rows(settings: TaskSettings) -> dict[str, list[Row]]:
         UserError: there is no such data, or a row that the form cannot read.
     """
     tables = _load_folder(find_folder(settings.path, "task.path")) if settings.path else load_hub(settings)
-    found = {split: next((name for name in names if name in tables), None) for split, names in SPLITS.items()}
-    return {split: list(_rows(tables[name], settings, name)) for split, name in found.items() if name is not None}
+    return {split: list(_rows(tables[name], settings, name)) for split, name in find_splits(SPLITS, tables).items()}
 
 
 def _load_folder(folder: Path) -> dict[str, Any]:
