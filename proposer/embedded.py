@@ -44,6 +44,24 @@ def packaged_model() -> Path:
     return path
 
 
+class _Llama(llama_cpp.Llama):
+    """llama.cpp without its AMX kernels, which crash on many processors that have AMX (ggml-org/llama.cpp#20824).
+
+    `Llama` has no argument for that, so it is set where `Llama` keeps what it passes to llama.cpp.
+    """
+
+    @property
+    def model_params(self) -> llama_cpp.llama_model_params:
+        """What llama.cpp is told when it loads the model."""
+        return self._params
+
+    @model_params.setter
+    def model_params(self, params: llama_cpp.llama_model_params) -> None:
+        if b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info():
+            params.use_extra_bufts = False
+        self._params = params
+
+
 class Embedded(BaseLLM):
     """Continues text, or answers it. Prompts that begin alike cost their common beginning once."""
 
@@ -62,9 +80,7 @@ class Embedded(BaseLLM):
     def __init__(self, path: Path, **fields: Any) -> None:
         super().__init__(**fields)
         try:
-            self._llama = llama_cpp.Llama(
-                str(path), n_ctx=CONTEXT, n_threads=THREADS, n_threads_batch=THREADS, verbose=False
-            )
+            self._llama = _Llama(str(path), n_ctx=CONTEXT, n_threads=THREADS, n_threads_batch=THREADS, verbose=False)
         except (ValueError, RuntimeError, OSError) as error:
             raise UserError(f"{path}: llama.cpp cannot load it ({error})") from None
         self._seeds = random.Random(self.seed)

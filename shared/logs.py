@@ -1,6 +1,7 @@
-"""Plain lines on standard output: what happens, and warnings, each on one line.
+"""Plain lines: what happens, and warnings, each on one line.
 
-Standard output, because that is where people look under honcho, which also adds time and process name.
+On standard output, because that is where people look under honcho, which also adds time and process name; on
+standard error where a program's output is its result.
 Text that came from an LLM is made harmless here, once, for every line.
 """
 
@@ -8,6 +9,7 @@ import io
 import logging
 import os
 import sys
+from typing import TextIO
 
 ROOMS = ("shared", "bus", "trainer", "proposer")
 
@@ -21,8 +23,8 @@ QUIET = {
 """Read by the libraries when they are imported."""
 
 
-def set_up() -> None:
-    """Write our own lines from INFO on, and those of libraries from WARNING on.
+def set_up(stream: TextIO | None = None) -> None:
+    """Write our own lines from INFO on, and those of libraries from WARNING on, to `stream` or standard output.
 
     Call it first thing in a program, before anything imports transformers or datasets.
     """
@@ -31,7 +33,7 @@ def set_up() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Into a pipe, lines come out at once; a terminal that cannot show a character shows its code.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    handler = _Lines()
+    handler = _Lines(stream or sys.stdout)
     handler.setFormatter(_OneLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -40,18 +42,22 @@ def set_up() -> None:
 
 
 class _Lines(logging.Handler):
-    """Writes to standard output, above a progress bar if there is one."""
+    """Writes to a stream, above a progress bar if there is one."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         try:
             line = self.format(record)
-            if sys.stdout.isatty():
+            if self._stream.isatty():
                 from tqdm import tqdm  # only a terminal has a bar
 
-                tqdm.write(line, file=sys.stdout)
+                tqdm.write(line, file=self._stream)
             else:
-                sys.stdout.write(line + "\n")
+                self._stream.write(line + "\n")
         except OSError:
             pass  # whoever read our output has gone; that must not end the run
         except Exception:

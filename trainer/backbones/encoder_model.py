@@ -1,11 +1,15 @@
 """Loading an encoder from a folder or the hub, and what fits into it."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils.logging import get_verbosity, set_verbosity
 
 from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings, PromptSettings
@@ -39,9 +43,10 @@ def load_classifier(settings: BackboneSettings, outputs: int) -> Any:
         config = AutoConfig.from_pretrained(name, num_labels=outputs)
         for key in [key for key, value in config.to_dict().items() if "dropout" in key and value is not None]:
             setattr(config, key, settings.dropout)
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-        )
+        with _without_report():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise _refuse(settings, f"cannot be loaded as an encoder: {first_line(error)}") from None
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
@@ -50,6 +55,17 @@ def load_classifier(settings: BackboneSettings, outputs: int) -> Any:
     if lacking:
         raise _refuse(settings, f"lacks weights of its frozen part, {lacking[0]} for one")
     return model
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Silences a warning of the head, which no pretrained model has; what else is missing is refused here."""
+    before = get_verbosity()
+    set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        set_verbosity(before)
 
 
 def _refuse(settings: BackboneSettings, reason: str) -> UserError:
