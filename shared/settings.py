@@ -147,6 +147,9 @@ class RestartSettings(Section):
     """Measured candidates that wait for their trial; worse ones are dropped."""
     trial_steps: int = Field(40, gt=0)
     """Steps that a challenger trains before it is judged."""
+    patience: int = Field(1, ge=0)
+    """trial: challengers start once so many evaluations in a row brought no lower development loss. Until then each
+    step serves the incumbent better. 0: start them as soon as they are there."""
     sync_wait_seconds: float = Field(60.0, gt=0)
     """Longest wait for one proposal in sync mode; after it the run goes on without."""
 

@@ -57,7 +57,7 @@ def make_settings(**values):
         },
         "backbone": {"path": MINILM},
         "prompt": {"words": "a customer message about"},
-        "restarts": {"policy": "none", "every": 8, "candidates": 3, "trial_steps": 4},
+        "restarts": {"policy": "none", "every": 8, "candidates": 3, "trial_steps": 4, "patience": 0},
     }
     for key, value in values.items():
         short[key] = {**short[key], **value} if isinstance(value, dict) and key in short else value
@@ -173,6 +173,7 @@ SHORT_DEMO = [
     *("--task.shots", "4", "--task.dev_shots", "4", "--task.test_rows", "12"),
     *("--restarts.candidates", "3"),
     *("--restarts.source", "vocabulary", "--restarts.trial_steps", "4", "--restarts.every", "8"),
+    *("--restarts.patience", "0"),
 ]
 """Options that make the demo short and independent of proposers."""
 

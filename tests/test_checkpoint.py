@@ -50,7 +50,7 @@ def make_state(fruit, starts):
     for score, candidate in enumerate(fresh):
         candidate.score = score / 10
     restarts.scored(fresh)
-    restarts.opened(3, restarts.start(3, 1.0))
+    restarts.opened(3, restarts.start(3, 1.0, 1))
     pool = Pool()
     pool.add(Snapshot(0, 4, torch.rand(2, 6), head(), (words,), Fitness(0.3, 0.75)))
     pool.add(Snapshot(3, 4, torch.rand(1, 6), head(), (words, second), Fitness(0.2, 0.7)))

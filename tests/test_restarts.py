@@ -32,9 +32,9 @@ def measure(restarts, scores, spent=0):
     return restarts.scored(fresh)
 
 
-def begin(restarts, lane, spent=0, loss=1.0):
+def begin(restarts, lane, spent=0, loss=1.0, since_lowest=1):
     """Start the best waiting candidate in `lane`."""
-    candidate = restarts.start(spent, loss)
+    candidate = restarts.start(spent, loss, since_lowest)
     if candidate is not None:
         restarts.opened(lane, candidate)
     return candidate
@@ -77,8 +77,8 @@ def test_nothing_is_asked_or_started_that_the_budget_cannot_train(policy):
     last = 100 - lanes * 10
     assert restarts.wants(last) and not restarts.wants(last + 1)
     measure(restarts, {"a": 0.1, "b": 0.2})
-    assert restarts.start(last + 1, 9.0) is None
-    assert restarts.start(last, 9.0).words == "a"
+    assert restarts.start(last + 1, 9.0, 1) is None
+    assert restarts.start(last, 9.0, 1).words == "a"
 
 
 # Policies
@@ -93,6 +93,16 @@ def test_trial_starts_the_best_and_no_more_than_are_allowed():
     restarts.judge(1, 1.0, 2.0)
     assert begin(restarts, 3).words == "c"
     assert restarts.tally.trials == 3
+
+
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_trial_waits_for_the_incumbent_to_stop_improving(patience):
+    restarts = machine(patience=patience)
+    measure(restarts, {"a": 0.1, "b": 0.2})
+    if patience:
+        assert begin(restarts, 1, since_lowest=patience - 1) is None
+    assert begin(restarts, 1, since_lowest=patience).words == "a"
+    assert begin(restarts, 2, since_lowest=patience + 1).words == "b"
 
 
 def test_trial_starts_candidates_that_score_worse_than_the_incumbent():
@@ -131,9 +141,9 @@ def test_a_challenger_is_due_when_it_has_trained_its_steps():
 def test_greedy_starts_only_what_scores_better_than_the_incumbent():
     restarts = machine("greedy")
     measure(restarts, {"a": 0.5})
-    assert restarts.start(0, 0.5) is None
-    assert restarts.start(0, 0.4) is None
-    candidate = restarts.start(0, 0.8)
+    assert restarts.start(0, 0.5, 0) is None
+    assert restarts.start(0, 0.4, 0) is None
+    candidate = restarts.start(0, 0.8, 0)
     fate = restarts.replaced(candidate, 0.8)
     assert (fate.fate, fate.words, fate.score) == ("adopted", "a", 0.5)
     assert fate.gain == pytest.approx(0.3)
@@ -143,7 +153,7 @@ def test_greedy_starts_only_what_scores_better_than_the_incumbent():
 def test_always_starts_what_scores_worse_too():
     restarts = machine("always")
     measure(restarts, {"a": 5.0, "b": 4.0})
-    candidate = restarts.start(0, 0.1)
+    candidate = restarts.start(0, 0.1, 0)
     assert candidate.words == "b"
     assert restarts.replaced(candidate, 0.1).gain == pytest.approx(-3.9)
 
@@ -273,6 +283,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         self.lanes = {}
         self.opened = 1
         self.loss = 1.0
+        self.since_lowest = 0
         self.given = Counter()
         self.ends = Counter()
         self.measured = []
@@ -302,12 +313,16 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         assert after.scored - before["scored"] == len(fresh)
         assert after.duplicates - before["duplicates"] == sum(fate.fate == "duplicate" for fate in fates)
 
+    @rule(improved=st.booleans())
+    def evaluate(self, improved):
+        self.since_lowest = 0 if improved else self.since_lowest + 1
+
     @rule(scores=st.lists(st.floats(0, 2), min_size=4, max_size=4))
     def turn(self, scores):
         """One turn of the loop: start what may start, step all lanes, judge who is due."""
         if self.done:
             return
-        while candidate := self.restarts.start(self.spent, self.loss):
+        while candidate := self.restarts.start(self.spent, self.loss, self.since_lowest):
             if self.restarts.settings.policy == "trial":
                 self.restarts.opened(self.opened, candidate)
                 self.lanes[self.opened] = 0

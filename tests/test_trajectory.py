@@ -53,20 +53,26 @@ def test_the_slope_is_below_zero_while_it_improves():
 
 
 @pytest.mark.parametrize(
-    ("losses", "plateau"),
+    ("losses", "since"),
     [
-        ([], False),
-        ([1.0, 1.0], False),
-        ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], False),
-        ([1.0, 0.5, 0.6, 0.6, 0.6, 0.7], True),
-        ([1.0, 0.5, 0.6, 0.6, 0.6, 0.4], False),
-        ([0.5, 0.5, 0.5, 0.5, 0.5, 0.5], True),
+        ([], 0),
+        ([1.0], 0),
+        ([1.0, 1.0], 1),
+        ([1.0, 0.9, 0.8], 0),
+        ([1.0, 0.5, 0.6, 0.7, 0.6], 3),
+        ([1.0, 0.5, 0.6, 0.7, 0.4], 0),
     ],
 )
-def test_a_plateau_is_where_the_development_loss_no_longer_improves(fruit, losses, plateau):
+@pytest.mark.parametrize("patience", [0, 1, 2, 3])
+def test_a_plateau_is_where_the_development_loss_no_longer_improves(fruit, losses, since, patience):
+    settings = make_settings(prompt={"words": "kiwi fig"}, restarts={"patience": patience})
     trajectory = Trajectory()
     mark(trajectory, fruit, losses)
-    assert trajectory.plateau == plateau
+    trajectory.step(1.0)
+    assert trajectory.since_lowest == since
+    told = digest(trajectory, fruit, torch.zeros(2, 6), settings=settings).slope
+    assert told.plateau == (since >= max(1, patience))
+    assert Trajectory.restore(trajectory.state()).since_lowest == since
 
 
 def test_a_point_tells_the_words_how_near_they_are_and_the_mean_loss_since_the_last(fruit):

@@ -252,7 +252,7 @@ class Loop:
 
     def _start_candidates(self) -> None:
         state = self.state
-        while candidate := state.restarts.start(state.spent, state.dev.loss):
+        while candidate := state.restarts.start(state.spent, state.dev.loss, state.trajectory.since_lowest):
             origin = Origin("proposal", candidate.words, state.spent)
             lineage = (*state.lanes[0].lineage, origin)
             start = self.starts.embed(candidate.words)

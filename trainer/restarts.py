@@ -139,16 +139,19 @@ class Restarts:
         self.waiting = ranked[:keep]
         return ranked[keep:]
 
-    def start(self, spent: int, incumbent_loss: float) -> Candidate | None:
+    def start(self, spent: int, incumbent_loss: float, since_lowest: int) -> Candidate | None:
         """The candidate to start now, if any; call again until there is none.
 
         Args:
             spent: lane-steps spent.
             incumbent_loss: the incumbent's development loss, which `greedy` compares with.
+            since_lowest: evaluations since the lowest development loss, which `trial` waits for.
         """
         if not self.waiting or not self.has_room(spent):
             return None
-        if self.settings.policy == "trial" and len(self.trials) >= self.settings.challengers:
+        if self.settings.policy == "trial" and (
+            len(self.trials) >= self.settings.challengers or since_lowest < self.settings.patience
+        ):
             return None
         if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
             return None

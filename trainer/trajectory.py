@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -15,8 +16,6 @@ from trainer.vocabulary import Vocabulary
 
 RECENT = 20
 """Steps that the slope is fitted to."""
-PATIENCE = 3
-"""Evaluations without a better development loss that make a plateau."""
 POINTS = 10
 """Points of the trajectory in a digest."""
 BEST = 16
@@ -43,6 +42,10 @@ class Trajectory:
     """The incumbent's training losses of the last steps."""
     since_point: list[float] = field(default_factory=list)
     """Its training losses since the last point."""
+    lowest: float = inf
+    """Development loss of the best point."""
+    since_lowest: int = 0
+    """Points after that one."""
     digests: int = 0
 
     def step(self, train_loss: float) -> None:
@@ -64,6 +67,9 @@ class Trajectory:
         )
         self.points.append(point)
         self.since_point.clear()
+        improved = dev.loss < self.lowest
+        self.lowest = min(dev.loss, self.lowest)
+        self.since_lowest = 0 if improved else self.since_lowest + 1
         return point
 
     def measure(self, words: str, dev: Fitness) -> None:
@@ -71,15 +77,9 @@ class Trajectory:
         self.measured[words] = Measured(words=words, loss=dev.loss, accuracy=dev.accuracy)
 
     def restarted(self) -> None:
-        """Forget the old incumbent's recent losses: slope and plateau speak of the one that trains now."""
+        """Forget the old incumbent's recent losses: the slope speaks of the one that trains now."""
         self.recent.clear()
         self.since_point.clear()
-
-    @property
-    def plateau(self) -> bool:
-        """Whether the development loss has stopped improving."""
-        losses = [point.dev_loss for point in self.points]
-        return len(losses) > PATIENCE and min(losses[-PATIENCE:]) >= min(losses[:-PATIENCE])
 
     def slope(self) -> float:
         """Least-squares slope of the recent training losses, per step."""
@@ -113,13 +113,14 @@ class Trajectory:
             wanted=settings.restarts.candidates,
             trajectory=thin(self.points, POINTS),
             pushes=[] if gradient is None else _pushes(prompt, gradient, vocabulary, settings),
-            slope=self._slope(gradient) if gradient is not None and self.recent else None,
+            slope=self._slope(gradient, settings) if gradient is not None and self.recent else None,
             best=sorted(self.measured.values(), key=lambda entry: entry.loss)[:BEST],
             fates=self.fates[-FATES:],
         )
 
-    def _slope(self, gradient: Tensor) -> Slope:
-        return Slope(loss_per_step=self.slope(), gradient_norm=gradient.norm().item(), plateau=self.plateau)
+    def _slope(self, gradient: Tensor, settings: Settings) -> Slope:
+        plateau = self.since_lowest >= max(1, settings.restarts.patience)
+        return Slope(loss_per_step=self.slope(), gradient_norm=gradient.norm().item(), plateau=plateau)
 
     def state(self) -> dict[str, Any]:
         """All of it as JSON."""
@@ -129,6 +130,8 @@ class Trajectory:
             "fates": [fate.model_dump() for fate in self.fates],
             "recent": list(self.recent),
             "since_point": self.since_point,
+            "lowest": self.lowest,
+            "since_lowest": self.since_lowest,
             "digests": self.digests,
         }
 
@@ -141,6 +144,8 @@ class Trajectory:
             fates=[Fate.model_validate(entry) for entry in state["fates"]],
             recent=deque(state["recent"], maxlen=RECENT),
             since_point=state["since_point"],
+            lowest=state["lowest"],
+            since_lowest=state["since_lowest"],
             digests=state["digests"],
         )
 
