@@ -70,7 +70,7 @@ class Fate(Part):
     words: Words
     fate: Literal["adopted", "dropped", "outscored", "duplicate", "empty", "stale", "unfinished"]
     """adopted: it replaced the incumbent; dropped: it lost its trial; outscored: measured, not tried;
-    duplicate, empty: not measured; stale: its lease was void; unfinished: the budget ended its trial."""
+    duplicate, empty: not measured; stale: its lease was void; unfinished: the budget ended before its trial did."""
     score: float | None = None
     """Development loss of the words themselves, before any step."""
     gain: float | None = None

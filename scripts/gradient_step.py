@@ -30,7 +30,7 @@ from trainer.backbones import choose_device, load_family
 from trainer.batches import batch_rows
 from trainer.examples import Example
 from trainer.fitness import losses
-from trainer.lanes import descend, open_lane, stack_lanes
+from trainer.lanes import descend, look_downhill, open_lane, stack_lanes
 from trainer.places import find_folder, find_model
 
 LABELS = ["entailment", "not_entailment"]
@@ -79,7 +79,8 @@ class Steps:
         def step(number: int) -> None:
             rows = batch_rows(number, BATCH, len(inputs), 1, lengths)
             logits = backbone.logits(stack_lanes(lanes), inputs[rows], training=True)
-            descend(lanes, losses(logits, self.targets[rows]), LR)
+            look_downhill(lanes, losses(logits, self.targets[rows]))
+            descend(lanes, LR)
 
         def way(number: int, rounds: int) -> float:
             batches = range(number, -(-len(inputs) // BATCH), rounds)

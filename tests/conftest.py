@@ -138,6 +138,7 @@ class StopAfter(Health):
 
         super().__init__(60.0)
         self.signals = StopSignals()
+        self.signals.stopping = turns == 0
         self.left = turns
 
     def beat(self):

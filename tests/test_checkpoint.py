@@ -10,7 +10,7 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.fitness import Fitness
 from trainer.folder import CHECKPOINT as FILE
 from trainer.folder import has_checkpoint
-from trainer.lanes import Origin, descend, open_lane, stack_lanes
+from trainer.lanes import Origin, descend, look_downhill, open_lane, stack_lanes
 from trainer.pool import Pool, Snapshot
 from trainer.restarts import Restarts
 from trainer.starts import Starts
@@ -28,7 +28,8 @@ def head():
 
 def step(lanes):
     heads = torch.stack([lane.head["weight"].square().sum() for lane in lanes])
-    descend(lanes, torch.sin(stack_lanes(lanes).prompts).sum((1, 2)) + heads, SETTINGS.optimizer.lr)
+    look_downhill(lanes, torch.sin(stack_lanes(lanes).prompts).sum((1, 2)) + heads)
+    descend(lanes, SETTINGS.optimizer.lr)
 
 
 def make_state(fruit, starts):
@@ -46,11 +47,10 @@ def make_state(fruit, starts):
     trajectory.step(0.7)
     trajectory.fates.append(Fate(words="plum", fate="dropped", score=0.4, gain=-0.2))
     restarts = Restarts(SETTINGS.restarts, SETTINGS.steps)
-    fresh, _ = restarts.receive(["plum", "olive", "date"], "l1", 0, 3)
-    for score, candidate in enumerate(fresh):
-        candidate.score = score / 10
-    restarts.scored(fresh)
+    restarts.receive(["plum", "olive", "date"], "l1", 0, 3)
+    restarts.scored([0.0, 0.1, 0.2])
     restarts.opened(3, restarts.start(3, 1.0, 1))
+    restarts.receive(["peach"], "l2", 3, 4)
     pool = Pool()
     pool.add(Snapshot(0, 4, torch.rand(2, 6), head(), (words,), Fitness(0.3, 0.75)))
     pool.add(Snapshot(3, 4, torch.rand(1, 6), head(), (words, second), Fitness(0.2, 0.7)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shared.layers import load
-from trainer.lanes import Origin, descend, open_lane, stack, stack_lanes
+from trainer.lanes import Origin, descend, look_downhill, open_lane, stack, stack_lanes
 
 SETTINGS = load({"optimizer": {"lr": 0.05, "weight_decay": 0.1}}, "a test")
 LENGTHS = (3, 1, 5)
@@ -24,7 +24,8 @@ def losses(stacked):
 
 
 def step(lanes):
-    descend(lanes, losses(stack_lanes(lanes)), SETTINGS.optimizer.lr)
+    look_downhill(lanes, losses(stack_lanes(lanes)))
+    descend(lanes, SETTINGS.optimizer.lr)
 
 
 def test_a_stack_holds_prompts_and_where_they_end():

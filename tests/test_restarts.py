@@ -20,16 +20,16 @@ def machine(policy="trial", budget=1000, **values):
 
 
 def receive(restarts, words, lease="lease", spent=0):
-    return restarts.receive(words, lease, spent, spent)
+    """What is to be measured now, and the fates of the others."""
+    fates = restarts.receive(words, lease, spent, spent)
+    return restarts.unscored, fates
 
 
 def measure(restarts, scores, spent=0):
     """Receive and measure candidates, as words to their loss; the fates of those that the queue dropped."""
     fresh, fates = receive(restarts, list(scores), spent=spent)
     assert not fates
-    for candidate in fresh:
-        candidate.score = scores[candidate.words]
-    return restarts.scored(fresh)
+    return restarts.scored([scores[candidate.words] for candidate in fresh])
 
 
 def begin(restarts, lane, spent=0, loss=1.0, since_lowest=1):
@@ -177,7 +177,7 @@ def test_the_queue_keeps_the_best_and_is_bounded():
 )
 def test_what_was_tried_is_not_measured_again(again):
     restarts = machine()
-    assert len(receive(restarts, ["a text"])[0]) == 1
+    assert not measure(restarts, {"a text": 1.0})
     fresh, (fate,) = receive(restarts, [again])
     assert not fresh and fate.fate == "duplicate"
     assert restarts.tally.duplicates == 1
@@ -211,7 +211,9 @@ def test_what_comes_too_late_is_stale_and_is_not_measured():
 
 
 def test_candidates_remember_their_lease_and_when_it_was_asked():
-    (candidate,), _ = machine().receive(["a"], "lease 7", 40, 90)
+    restarts = machine()
+    restarts.receive(["a"], "lease 7", 40, 90)
+    (candidate,) = restarts.unscored
     assert (candidate.lease, candidate.asked) == ("lease 7", 40)
 
 
@@ -286,6 +288,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         self.since_lowest = 0
         self.given = Counter()
         self.ends = Counter()
+        self.scores = {}
         self.measured = []
         self.done = False
 
@@ -297,21 +300,24 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         if self.done:
             return
         before = asdict(self.restarts.tally)
-        fresh, fates = self.restarts.receive([word for word, _ in proposed], "lease", self.spent, self.spent)
+        unscored = len(self.restarts.unscored)
+        fates = self.restarts.receive([word for word, _ in proposed], "lease", self.spent, self.spent)
         self.given.update(clean_words(word) for word, _ in proposed)
-        assert len(fresh) + len(fates) == len(proposed)
-        scores = {clean_words(word): score for word, score in reversed(proposed)}
-        for candidate in fresh:
-            candidate.score = scores[candidate.words]
-            self.measured.append(candidate.words.casefold())
+        assert len(self.restarts.unscored) - unscored + len(fates) == len(proposed)
+        self.scores = {clean_words(word): score for word, score in reversed(proposed)} | self.scores
         for fate in fates:
             self.end(fate)
-        for candidate in self.restarts.scored(fresh):
-            self.ends[candidate.words] += 1
         after = self.restarts.tally
         assert after.candidates - before["candidates"] == len(proposed)
-        assert after.scored - before["scored"] == len(fresh)
         assert after.duplicates - before["duplicates"] == sum(fate.fate == "duplicate" for fate in fates)
+
+    @rule()
+    def measure(self):
+        fresh, before = self.restarts.unscored, self.restarts.tally.scored
+        self.measured += [candidate.words.casefold() for candidate in fresh]
+        for candidate in self.restarts.scored([self.scores[candidate.words] for candidate in fresh]):
+            self.ends[candidate.words] += 1
+        assert self.restarts.tally.scored - before == len(fresh) and not self.restarts.unscored
 
     @rule(improved=st.booleans())
     def evaluate(self, improved):
@@ -319,9 +325,10 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
 
     @rule(scores=st.lists(st.floats(0, 2), min_size=4, max_size=4))
     def turn(self, scores):
-        """One turn of the loop: start what may start, step all lanes, judge who is due."""
+        """One turn of the loop: measure and start what may start, step all lanes, judge who is due."""
         if self.done:
             return
+        self.measure()
         while candidate := self.restarts.start(self.spent, self.loss, self.since_lowest):
             if self.restarts.settings.policy == "trial":
                 self.restarts.opened(self.opened, candidate)
@@ -353,7 +360,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
     def finish(self):
         self.done = True
         for _, fate in self.restarts.finish():
-            assert fate.fate != "unfinished", "a trial was begun that the budget could not end"
+            assert fate.fate != "unfinished" or fate.score is None, "a trial was begun that the budget could not end"
             self.end(fate)
 
     @invariant()

@@ -83,11 +83,12 @@ def test_the_recipe_runs_to_its_budget_and_reports_copas_accuracy(made, name):
 def test_the_papers_rounds_come_after_the_first_epochs_and_the_best_candidate_replaces_the_prompt(made):
     _, events = read(made, "sync")
     # 360 rows are for training: 23 batches of 16; the third round, at 69, leaves too little for a restart
-    rounds = [event for event in events if event["kind"] == "candidates"]
+    rounds = [event for event in events if event["kind"] == "proposal"]
+    scored = [event["scored"] for event in events if event["kind"] == "candidates"]
     assert [event["step"] for event in events if event["kind"] == "digest"] == [23, 46]
     assert [(event["asked"], event["step"]) for event in rounds] == [(23, 23), (46, 46)]
     adopted = [event["words"] for event in events if event["kind"] == "outcome" and event["fate"] == "adopted"]
-    best = [min(event["new"], key=lambda candidate: candidate["score"])["words"] for event in rounds if event["new"]]
+    best = [min(candidates, key=lambda candidate: candidate["score"])["words"] for candidates in scored]
     assert best and best == adopted
 
 

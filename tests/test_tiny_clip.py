@@ -18,7 +18,7 @@ from trainer import predict
 from trainer.backbones.dual_encoder import DualEncoder
 from trainer.batches import batch_rows
 from trainer.fitness import fitness, losses
-from trainer.lanes import descend, open_lane, stack, stack_lanes
+from trainer.lanes import descend, look_downhill, open_lane, stack, stack_lanes
 from trainer.tasks import load_task
 
 CPU = torch.device("cpu")
@@ -80,7 +80,8 @@ def tune(ground, *starts, steps=60):
     for step in range(steps):
         batch = batch_rows(step, 16, len(rows), seed=1)
         scores = ground.backbone.logits(stack_lanes(lanes), rows[batch], training=True)
-        descend(lanes, losses(scores, targets[batch]), SETTINGS.optimizer.lr)
+        look_downhill(lanes, losses(scores, targets[batch]))
+        descend(lanes, SETTINGS.optimizer.lr)
     return [lane.prompt.detach() for lane in lanes]
 
 

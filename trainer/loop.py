@@ -1,8 +1,9 @@
 """The training loop: gradient descent on every lane, restarts merged when they arrive.
 
-One turn of the loop looks at the bus, opens and judges challengers, takes one gradient step of all
-lanes in a single stacked pass, and measures the development split when that is due. It never waits,
-but for the rounds of `sync` mode.
+One turn of the loop judges the challengers whose trial is over, measures the development split when that is due,
+merges what came over the bus, and takes one gradient step of all lanes in a single stacked pass. It never waits, but
+for the rounds of `sync` mode. Long passes come before the changes that they serve, so that a signal can break them
+off and a resumed run does them again.
 """
 
 import time
@@ -23,7 +24,7 @@ from trainer.batches import batch_rows
 from trainer.checkpoint import save_checkpoint
 from trainer.fitness import Examples, Fitness, fitness, losses
 from trainer.folder import RunFolder
-from trainer.lanes import Lane, Origin, Stack, descend, open_lane, stack, stack_lanes
+from trainer.lanes import Lane, Origin, Stack, descend, look_downhill, open_lane, stack, stack_lanes
 from trainer.pool import snapshot
 from trainer.report import Reporter
 from trainer.restarts import Candidate, clean_words, outscored
@@ -36,7 +37,7 @@ COUNTS_EVERY = 10
 """Turns between two readings of the bus's counters for the metrics."""
 
 LOOK_ROWS = 128
-"""Training rows that the first look at the gradient passes over, at most."""
+"""Training rows that the look at the first gradient passes over, at most."""
 
 
 @dataclass
@@ -58,45 +59,38 @@ class Loop:
     health: Health
     signals: StopSignals
 
-    def begin(self) -> None:
-        """Measure the start, which is the first point of the trajectory and the first prompt in words.
+    def run(self) -> None:
+        """Train until the budget is spent.
 
-        A pass without a step gives its gradient, so that a first digest says where it points.
+        Raises:
+            Stopped: a signal came first; the state is whole.
         """
-        if self.end is not None and self.state.restarts.wants(0):
-            self._look_downhill()
-        self.mark_point()
-        origin = self.state.lanes[0].lineage[0]
-        if origin.words:
-            self.state.trajectory.measure(origin.words, self.state.dev)
-
-    def run(self) -> bool:
-        """Train; false when a signal ended it before the budget was spent."""
         state, budget = self.state, self.settings.steps
-        while state.spent < budget and not self.signals.stopping:
+        while True:
             began = time.monotonic()
-            if self.end is not None:
-                self._meet_proposers(self.end, began)
-            met = time.monotonic()
-            lanes = state.lanes[: budget - state.spent]
-            before = state.spent
-            train_losses = self._step(lanes)
-            self.reporter.step(state.spent, lanes, train_losses, met - began)
             for lane in [lane for lane in state.lanes[1:] if state.restarts.due(lane.number, lane.age)]:
                 self._judge(lane)
-            if self._crosses_evaluation(before):
-                self.mark_point()
-            state.seconds += time.monotonic() - began
-            state.stalled_seconds += met - began
-            self._beat(train_losses[0], len(lanes), time.monotonic() - met, met - began)
-        if state.spent >= budget:
-            self._finish()
-        return state.spent >= budget
+            if self._evaluation_is_due():
+                self._mark_point()
+            if state.spent >= budget:
+                break
+            looked = time.monotonic()
+            if self.end is not None:
+                self._meet_proposers(self.end, looked)
+            met = time.monotonic()
+            lanes = state.lanes[: budget - state.spent]
+            train_losses = self._step(lanes)
+            self.reporter.step(state.spent, lanes, train_losses, met - looked)
+            seconds, bus_seconds = time.monotonic() - began, met - looked
+            state.seconds += seconds
+            state.stalled_seconds += bus_seconds
+            self._beat(train_losses[0], len(lanes), seconds - bus_seconds, bus_seconds)
+        self._finish()
 
-    def _crosses_evaluation(self, before: int) -> bool:
-        """Whether an evaluation lies between `before` lane-steps and those spent now."""
-        per, budget = self.settings.evaluations, self.settings.steps
-        return self.state.spent * per // budget > before * per // budget
+    def _evaluation_is_due(self) -> bool:
+        """Whether the start, or one of the evaluations that are spread over the budget, has not been measured yet."""
+        state = self.state
+        return state.spent * self.settings.evaluations // self.settings.steps >= state.evaluations
 
     def _beat(self, train_loss: float, lanes: int, step_seconds: float, bus_seconds: float) -> None:
         self.health.beat()
@@ -113,9 +107,11 @@ class Loop:
         state, settings, train = self.state, self.settings, self.train
         torch.manual_seed(settings.seed * 1_000_003 + state.turns)  # dropout, so that a resumed run repeats it
         rows = batch_rows(state.turns, settings.optimizer.batch, len(train.targets), settings.seed, train.lengths)
-        logits = self.backbone.logits(stack_lanes(lanes), train.inputs[rows], training=True)
-        lane_losses = losses(logits, train.targets[rows])
-        descend(lanes, lane_losses, learning_rate(settings.optimizer, state.spent, settings.steps, self._warmup))
+        with self.signals.open():
+            logits = self.backbone.logits(stack_lanes(lanes), train.inputs[rows], training=True)
+            lane_losses = losses(logits, train.targets[rows])
+            look_downhill(lanes, lane_losses)
+        descend(lanes, learning_rate(settings.optimizer, state.spent, settings.steps, self._warmup))
         state.turns += 1
         state.spent += len(lanes)
         values: list[float] = lane_losses.tolist()
@@ -123,10 +119,12 @@ class Loop:
         state.trajectory.step(values[0])
         return values
 
-    def _look_downhill(self) -> None:
-        rows = batch_rows(0, LOOK_ROWS, len(self.train.targets), self.settings.seed)
-        logits = self.backbone.logits(stack_lanes(self.state.lanes), self.train.inputs[rows])
-        torch.autograd.backward(losses(logits, self.train.targets[rows]).sum())
+    def _look_before_leaping(self) -> None:
+        """A pass without a step, so that a digest of the start says where its gradient points."""
+        lanes, rows = self.state.lanes, batch_rows(0, LOOK_ROWS, len(self.train.targets), self.settings.seed)
+        with self.signals.open():
+            logits = self.backbone.logits(stack_lanes(lanes), self.train.inputs[rows])
+            look_downhill(lanes, losses(logits, self.train.targets[rows]))
 
     @cached_property
     def _warmup(self) -> int:
@@ -150,7 +148,7 @@ class Loop:
             )
 
     def _evaluate(self, lanes: list[Lane]) -> list[Fitness]:
-        """Measure `lanes` and remember them as they are now."""
+        """Measure `lanes` and remember them as they are now; once more does no harm."""
         state = self.state
         found = self._measure(stack_lanes(lanes))
         for lane, dev in zip(lanes, found, strict=True):
@@ -158,10 +156,14 @@ class Loop:
         state.dev = found[0]
         return found
 
-    def mark_point(self) -> None:
+    def _mark_point(self) -> None:
         """Measure all lanes, add a point to the trajectory and save a checkpoint."""
         state = self.state
-        found = self._evaluate(state.lanes)
+        with self.signals.open():
+            found = self._evaluate(state.lanes)
+        state.evaluations = state.spent * self.settings.evaluations // self.settings.steps + 1
+        if not state.trajectory.points and (words := state.lanes[0].lineage[0].words):
+            state.trajectory.measure(words, state.dev)  # the first prompt in words
         point = state.trajectory.evaluated(
             state.spent, state.lanes[0].prompt, found[0], self.backbone.vocabulary, self.settings
         )
@@ -182,6 +184,8 @@ class Loop:
         processor's caches cold. So the tests that usually fail come first.
         """
         restarts = self.state.restarts
+        if restarts.unscored:  # a signal broke the pass off that was to measure them
+            self._score()
         for answer in end.poll(now):
             self._merge(answer)
         if restarts.waiting:  # first, so that nobody is asked when these take what is left of the budget
@@ -195,6 +199,8 @@ class Loop:
     def _ask(self, end: End) -> bool:
         """Lease the digest of this moment to everybody who is free; false if nobody is."""
         state, asked = self.state, False
+        if not state.turns and end.can_lease():
+            self._look_before_leaping()
         while end.can_lease():
             digest = self._digest()
             if end.lease(digest, time.monotonic()) is None:
@@ -234,21 +240,28 @@ class Loop:
         self._start_candidates()
 
     def _merge(self, answer: Answer) -> None:
-        """Measure a proposal's candidates together and queue the good ones."""
+        """Take a proposal and measure what is new in it."""
         state, proposal = self.state, answer.proposal
         words = [self.starts.trim(clean_words(words)) for words in proposal.candidates]
-        fresh, fates = state.restarts.receive(words, proposal.lease, answer.digest.step, state.spent)
-        if fresh:
+        fates = state.restarts.receive(words, proposal.lease, answer.digest.step, state.spent)
+        self.metrics.staleness.observe(state.spent - answer.digest.step)
+        self.reporter.proposal(answer, state.spent, len(state.restarts.unscored))
+        self._pass_over(proposal.lease, fates)
+        if state.restarts.unscored:
+            self._score()
+
+    def _score(self) -> None:
+        """Measure new candidates together and queue the good ones."""
+        state, fresh = self.state, self.state.restarts.unscored
+        with self.signals.open():
             prompts = [self.starts.embed(candidate.words) for candidate in fresh]
             found = self._measure(stack(prompts, [state.lanes[0].head] * len(fresh)))
-            for candidate, dev in zip(fresh, found, strict=True):
-                candidate.score = dev.loss
-                state.trajectory.measure(candidate.words, dev)
-        fates += [outscored(candidate) for candidate in state.restarts.scored(fresh)]
-        self.reporter.proposal(answer, state.spent, fresh)
-        self.reporter.passed_over(fates, state.spent)
-        self.metrics.staleness.observe(state.spent - answer.digest.step)
-        self._tell(proposal.lease, fates)
+        for candidate, dev in zip(fresh, found, strict=True):
+            state.trajectory.measure(candidate.words, dev)
+        dropped = state.restarts.scored([dev.loss for dev in found])
+        self.reporter.scored(fresh, state.spent)
+        for lease in dict.fromkeys(candidate.lease for candidate in dropped):
+            self._pass_over(lease, [outscored(candidate) for candidate in dropped if candidate.lease == lease])
 
     def _start_candidates(self) -> None:
         state = self.state
@@ -270,7 +283,8 @@ class Loop:
     def _judge(self, challenger: Lane) -> None:
         """End a trial: the challenger becomes the incumbent or is dropped."""
         state = self.state
-        incumbent, contender = self._evaluate([state.lanes[0], challenger])
+        with self.signals.open():
+            incumbent, contender = self._evaluate([state.lanes[0], challenger])
         candidate = state.restarts.trials[challenger.number].candidate
         fate = state.restarts.judge(challenger.number, incumbent.loss, contender.loss)
         state.lanes.remove(challenger)
@@ -287,6 +301,10 @@ class Loop:
     def _conclude(self, candidate: Candidate, fate: Fate, lane: Lane) -> None:
         self.reporter.judged(lane, fate, self.state.spent)
         self._tell(candidate.lease, [fate])
+
+    def _pass_over(self, lease: str, fates: list[Fate]) -> None:
+        self.reporter.passed_over(fates, self.state.spent)
+        self._tell(lease, fates)
 
     def _tell(self, lease: str, fates: list[Fate]) -> None:
         """Tell proposers, digests and metrics what became of candidates."""

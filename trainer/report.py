@@ -68,22 +68,17 @@ class Reporter:
         """A round of sync mode went by without an answer."""
         log.warning("no proposal within %g s; going on without (is a proposer running?)", seconds)
 
-    def proposal(self, answer: Answer, spent: int, fresh: list[Candidate]) -> None:
-        """A proposal arrived and its new candidates were measured."""
-        proposal = answer.proposal
-        scores = [{"words": candidate.words, "score": candidate.score} for candidate in fresh]
-        self._folder.log(
-            "candidates", step=spent, asked=answer.digest.step, lease=proposal.lease, model=proposal.model, new=scores
-        )
-        log.info(
-            "step %d  %s answered what was asked at step %d: %d prompts, %d of them new",
-            spent,
-            proposal.model,
-            answer.digest.step,
-            len(proposal.candidates),
-            len(fresh),
-        )
-        for candidate in sorted(fresh, key=lambda candidate: candidate.score or 0.0):
+    def proposal(self, answer: Answer, spent: int, new: int) -> None:
+        """A proposal arrived; so many of its candidates are to be measured."""
+        proposal, asked = answer.proposal, answer.digest.step
+        told, model = len(proposal.candidates), proposal.model
+        self._folder.log("proposal", step=spent, asked=asked, lease=proposal.lease, model=model, told=told, new=new)
+        log.info("step %d  %s answered what was asked at step %d: %d prompts, %d new", spent, model, asked, told, new)
+
+    def scored(self, candidates: list[Candidate], spent: int) -> None:
+        """Candidates were measured."""
+        self._folder.log("candidates", step=spent, scored=[asdict(candidate) for candidate in candidates])
+        for candidate in sorted(candidates, key=lambda candidate: candidate.score or 0.0):
             log.info("         dev %.3f  %r", candidate.score, candidate.words)
 
     def opened(self, lane: Lane, candidate: Candidate, incumbent: Fitness, spent: int) -> None:

@@ -60,6 +60,8 @@ class Restarts:
     tally: Tally = field(default_factory=Tally)
     seen: set[str] = field(default_factory=set)
     """Every prompt in words that was ever measured, folded."""
+    unscored: list[Candidate] = field(default_factory=list)
+    """Received and not yet measured."""
     waiting: list[Candidate] = field(default_factory=list)
     """Measured and not yet tried, best first."""
     trials: dict[int, Trial] = field(default_factory=dict)
@@ -97,8 +99,8 @@ class Restarts:
         """A round of sync mode brought no answer; the next is due as if it had."""
         self.next_request = self._next(spent)
 
-    def receive(self, words: list[str], lease: str, asked: int, spent: int) -> tuple[list[Candidate], list[Fate]]:
-        """Take a proposal: the candidates that are new and to be measured, and the fates of the others.
+    def receive(self, words: list[str], lease: str, asked: int, spent: int) -> list[Fate]:
+        """Take a proposal: candidates that are new become `unscored`; the fates of the others.
 
         Args:
             words: its candidates; untrusted text.
@@ -110,7 +112,6 @@ class Restarts:
         self.tally.candidates += len(words)
         late = not self.has_room(spent)
         self.tally.stale += late
-        fresh: list[Candidate] = []
         fates: list[Fate] = []
         for cleaned in map(clean_words, words):
             if not cleaned:
@@ -121,8 +122,8 @@ class Restarts:
             elif late:
                 fates.append(Fate(words=cleaned, fate="stale"))
             else:
-                fresh.append(Candidate(cleaned, lease, asked))
-        return fresh, fates
+                self.unscored.append(Candidate(cleaned, lease, asked))
+        return fates
 
     def notice(self, words: str) -> bool:
         """Remember `words` as tried; false when they were already."""
@@ -131,10 +132,13 @@ class Restarts:
         self.seen.add(folded)
         return not known
 
-    def scored(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Queue measured candidates, best first, and return those that the full queue drops."""
-        self.tally.scored += len(candidates)
-        ranked = sorted([*self.waiting, *candidates], key=_score)
+    def scored(self, losses: list[float]) -> list[Candidate]:
+        """Queue the `unscored`, whose development losses these are, best first; those that the full queue drops."""
+        for candidate, loss in zip(self.unscored, losses, strict=True):
+            candidate.score = loss
+        self.tally.scored += len(losses)
+        ranked = sorted([*self.waiting, *self.unscored], key=_score)
+        self.unscored = []
         keep = self.settings.queue if self.settings.policy == "trial" else 1
         self.waiting = ranked[:keep]
         return ranked[keep:]
@@ -181,11 +185,11 @@ class Restarts:
         return Fate(words=candidate.words, fate="adopted", score=candidate.score, gain=gain)
 
     def finish(self) -> list[tuple[Candidate, Fate]]:
-        """The budget is spent: what was waiting was outscored, what was on trial stays unfinished."""
+        """The budget is spent: what was waiting was outscored, what was to be measured or on trial stays unfinished."""
         ended = [(candidate, outscored(candidate)) for candidate in self.waiting]
-        for candidate in (trial.candidate for trial in self.trials.values()):
+        for candidate in (*self.unscored, *(trial.candidate for trial in self.trials.values())):
             ended.append((candidate, Fate(words=candidate.words, fate="unfinished", score=candidate.score)))
-        self.waiting, self.trials = [], {}
+        self.unscored, self.waiting, self.trials = [], [], {}
         return ended
 
     def state(self) -> dict[str, Any]:
@@ -193,6 +197,7 @@ class Restarts:
         return {
             "tally": asdict(self.tally),
             "seen": sorted(self.seen),
+            "unscored": [asdict(candidate) for candidate in self.unscored],
             "waiting": [asdict(candidate) for candidate in self.waiting],
             "trials": {str(lane): asdict(trial) for lane, trial in self.trials.items()},
             "next_request": self.next_request,
@@ -207,6 +212,7 @@ class Restarts:
             budget,
             Tally(**state["tally"]),
             set(state["seen"]),
+            [Candidate(**candidate) for candidate in state["unscored"]],
             [Candidate(**candidate) for candidate in state["waiting"]],
             {
                 int(lane): Trial(Candidate(**trial["candidate"]), trial["ends"])

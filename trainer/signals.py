@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: at once outside the training loop, between two steps inside it."""
+"""SIGTERM and Ctrl-C: at once, but where a run changes, between two changes."""
 
 import signal
 from collections.abc import Iterator
@@ -31,9 +31,23 @@ class StopSignals:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, a signal only sets `stopping`: no step is torn in two."""
+        """Inside, a signal only sets `stopping`: no change is torn in two."""
         self._held = True
         try:
             yield
         finally:
             self._held = False
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Inside, within `held`, a signal raises `Stopped` at once, as one does that came before.
+
+        For long work that changes nothing until it is done, and can be done again after a resume.
+        """
+        self._held = False
+        try:
+            if self.stopping:
+                raise Stopped
+            yield
+        finally:
+            self._held = True

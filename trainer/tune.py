@@ -106,17 +106,17 @@ def tune(
     )
     try:
         with watch.signals.held():
-            if not resumed:
-                loop.begin()
-            finished = loop.run()
+            try:
+                loop.run()
+            except Stopped:
+                save_checkpoint(folder.path, state, starts)
+                raise
             save_checkpoint(folder.path, state, starts)
     finally:
         reporter.close()
         folder.flush()
         if end is not None:
             end.close()
-    if not finished:
-        raise Stopped
     return state.pool.result(ground.backbone, dev, settings.average), state
 
 
