@@ -184,10 +184,10 @@ class Loop:
         processor's caches cold. So the tests that usually fail come first.
         """
         restarts = self.state.restarts
-        if restarts.unscored:  # a signal broke the pass off that was to measure them
-            self._score()
         for answer in end.poll(now):
-            self._merge(answer)
+            self._receive(answer)
+        if restarts.unscored:
+            self._score()
         if restarts.waiting:  # first, so that nobody is asked when these take what is left of the budget
             self._start_candidates()
         if (self._waits or end.can_lease()) and restarts.wants(self.state.spent):
@@ -232,26 +232,26 @@ class Loop:
             end.wait(0.1)
             self.health.beat()
             for answer in end.poll(time.monotonic()):
-                self._merge(answer)
+                self._receive(answer)
                 answered = True
+        if self.state.restarts.unscored:
+            self._score()
         if not answered and not self.signals.stopping:
             self.state.restarts.skip_round(self.state.spent)
             self.reporter.unanswered(self.settings.restarts.sync_wait_seconds)
         self._start_candidates()
 
-    def _merge(self, answer: Answer) -> None:
-        """Take a proposal and measure what is new in it."""
+    def _receive(self, answer: Answer) -> None:
+        """Take a proposal; what is new in it is to be measured."""
         state, proposal = self.state, answer.proposal
         words = [self.starts.trim(clean_words(words)) for words in proposal.candidates]
         fates = state.restarts.receive(words, proposal.lease, answer.digest.step, state.spent)
         self.metrics.staleness.observe(state.spent - answer.digest.step)
-        self.reporter.proposal(answer, state.spent, len(state.restarts.unscored))
+        self.reporter.proposal(answer, state.spent, len(words) - len(fates))
         self._pass_over(proposal.lease, fates)
-        if state.restarts.unscored:
-            self._score()
 
     def _score(self) -> None:
-        """Measure new candidates together and queue the good ones."""
+        """Measure the new candidates together and queue the good ones."""
         state, fresh = self.state, self.state.restarts.unscored
         with self.signals.open():
             prompts = [self.starts.embed(candidate.words) for candidate in fresh]
