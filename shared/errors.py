@@ -1,5 +1,7 @@
 """Trouble that the user can mend."""
 
+import atexit
+import gc
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -16,6 +18,7 @@ def first_line(error: BaseException) -> str:
 
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a program's main function; bad input ends it with one line and status 2, Ctrl-C with 130."""
+    atexit.register(gc.freeze)  # else Python searches all that torch loaded for cycles at its end, a second or two
     try:
         status = command()
     except UserError as error:
