@@ -262,6 +262,8 @@ class Loop:
         self.reporter.scored(fresh, state.spent)
         for lease in dict.fromkeys(candidate.lease for candidate in dropped):
             self._pass_over(lease, [outscored(candidate) for candidate in dropped if candidate.lease == lease])
+        if state.restarts.holds(state.trajectory.since_lowest):
+            self.reporter.held(len(state.restarts.waiting), state.spent)
 
     def _start_candidates(self) -> None:
         state = self.state

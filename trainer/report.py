@@ -81,6 +81,10 @@ class Reporter:
         for candidate in sorted(candidates, key=lambda candidate: candidate.score or 0.0):
             log.info("         dev %.3f  %r", candidate.score, candidate.words)
 
+    def held(self, waiting: int, spent: int) -> None:
+        """So many measured candidates do not start yet."""
+        log.info("step %d  %d wait until the incumbent stops improving", spent, waiting)
+
     def opened(self, lane: Lane, candidate: Candidate, incumbent: Fitness, spent: int) -> None:
         """A challenger begins its trial."""
         self._folder.log("trial", step=spent, lane=lane.number, words=candidate.words, score=candidate.score)

@@ -154,12 +154,16 @@ class Restarts:
         if not self.waiting or not self.has_room(spent):
             return None
         if self.settings.policy == "trial" and (
-            len(self.trials) >= self.settings.challengers or since_lowest < self.settings.patience
+            len(self.trials) >= self.settings.challengers or self.holds(since_lowest)
         ):
             return None
         if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
             return None
         return self.waiting.pop(0)
+
+    def holds(self, since_lowest: int) -> bool:
+        """Whether candidates wait because the incumbent still improves."""
+        return self.settings.policy == "trial" and since_lowest < self.settings.patience
 
     def opened(self, lane: int, candidate: Candidate) -> None:
         """A challenger lane was opened for `candidate`."""
