@@ -114,6 +114,7 @@ class Runs:
         exists = (self.root / name / CONFIG).exists()
         folder = RunFolder(self.root / name) if exists else RunFolder.create(settings)
         health = StopAfter(stop_after)
+        self.signals = health.signals
         watch = tune.Watch(TrainerMetrics(recipe="demo", run=name), health, health.signals)
         bus = MemoryEnd(propose, model="script", hear=hear) if propose else open_bus(settings, name)
         record = self.root / replay / tune.RECORD if replay else None

@@ -286,6 +286,19 @@ def test_sync_mode_takes_the_answer_before_the_next_step(runs):
     assert runs.events("rounds", "proposal")[0]["step"] == 0
 
 
+def test_a_round_that_a_stop_breaks_off_is_held_after_the_resume(runs):
+    def stop(_):
+        runs.signals.stopping = True
+
+    sync = {"propose": stop, "restarts": {"policy": "trial", "mode": "sync", "every": 10, "sync_wait_seconds": 0.1}}
+    assert runs.tune("broken-round", **sync) is None
+    assert [event["step"] for event in runs.events("broken-round", "digest")] == [0]
+    script = Script([GOOD])
+    runs.tune("broken-round", **{**sync, "propose": script, "hear": script.hear})
+    assert [digest.step for digest in script.digests][:2] == [0, 10]
+    assert script.fate(GOOD)
+
+
 # As a program
 
 

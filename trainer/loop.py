@@ -236,7 +236,9 @@ class Loop:
                 answered = True
         if self.state.restarts.unscored:
             self._score()
-        if not answered and not self.signals.stopping:
+        if not answered and self.signals.stopping:
+            self.state.restarts.ask_again(self.state.spent)
+        elif not answered:
             self.state.restarts.skip_round(self.state.spent)
             self.reporter.unanswered(self.settings.restarts.sync_wait_seconds)
         self._start_candidates()

@@ -95,6 +95,10 @@ class Restarts:
         lanes = 2 + len(self.trials) if self.settings.policy == "trial" else 1
         return self.budget - spent >= lanes * self.settings.trial_steps
 
+    def ask_again(self, spent: int) -> None:
+        """A round of sync mode was broken off; it is held after a resume."""
+        self.next_request = spent
+
     def skip_round(self, spent: int) -> None:
         """A round of sync mode brought no answer; the next is due as if it had."""
         self.next_request = self._next(spent)
