@@ -27,6 +27,9 @@ Item = str | Path | Mapping[str, Any]
 BATCH = 256
 """Examples labelled in one pass."""
 
+NEED_ROWS = ("copa", "multirc", "record", "wic", "wsc")
+"""Forms that make more of a row than its texts."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -108,10 +111,6 @@ class Classifier:
     def _prediction(self, row: list[float]) -> Prediction:
         ranked = sorted(zip(self.labels, row, strict=True), key=lambda pair: -pair[1])
         return Prediction(ranked[0][0], dict(ranked))
-
-
-NEED_ROWS = ("copa", "multirc", "record", "wic", "wsc")
-"""Forms that make more of a row than its texts."""
 
 
 def _tuned(tensors: dict[str, Tensor]) -> Tuned:

@@ -73,6 +73,7 @@ class Loop:
             if self._evaluation_is_due():
                 self._mark_point()
             if state.spent >= budget:
+                state.seconds += time.monotonic() - began
                 break
             looked = time.monotonic()
             if self.end is not None:
@@ -119,7 +120,7 @@ class Loop:
         state.trajectory.step(values[0])
         return values
 
-    def _look_before_leaping(self) -> None:
+    def _take_first_gradient(self) -> None:
         """A pass without a step, so that a digest of the start says where its gradient points."""
         lanes, rows = self.state.lanes, batch_rows(0, LOOK_ROWS, len(self.train.targets), self.settings.seed)
         with self.signals.open():
@@ -200,7 +201,7 @@ class Loop:
         """Lease the digest of this moment to everybody who is free; false if nobody is."""
         state, asked = self.state, False
         if not state.turns and end.can_lease():
-            self._look_before_leaping()
+            self._take_first_gradient()
         while end.can_lease():
             digest = self._digest()
             if end.lease(digest, time.monotonic()) is None:
