@@ -1,4 +1,4 @@
-"""The trainer's end of the bus: a ROUTER that the training loop looks at once a step, without a thread."""
+"""The trainer's end of the bus: a ROUTER that the training loop looks at, without a thread."""
 
 import ipaddress
 import select
@@ -19,7 +19,8 @@ MESSAGES_PER_POLL = 32
 """More than that wait for the next step, so that a flood slows training but cannot stop it."""
 
 LOOK_SECONDS = 0.1
-"""Leases and peers are looked over this often."""
+"""Arrivals, leases and peers are looked at this often. LLMs take seconds, and after a gradient step, which leaves the
+processor's caches cold, the system call for it costs more than all else that the loop does with the bus."""
 
 FAREWELL_SECONDS = 0.1
 """A DEALER with IMMEDIATE drops what it has not read yet when the connection ends: time to read the bye."""
@@ -44,7 +45,7 @@ class TrainerEnd:
         self._rejected: Counter[str] = Counter()
         self._context = zmq.Context()
         self._socket = _bind(self._context, settings)
-        self._arrivals = select.poll()  # right after a gradient step, a third of the time that zmq.EVENTS takes
+        self._arrivals = select.poll()  # with cold caches a fraction of the time that zmq.EVENTS takes
         self._arrivals.register(self._socket.getsockopt(zmq.FD), select.POLLIN)  # type: ignore[arg-type]
         self._unread = True
         """Whether something may be there that the descriptor told of before: any use of the socket takes that back."""
@@ -54,9 +55,10 @@ class TrainerEnd:
     def poll(self, now: float) -> list[Answer]:
         """See `bus.end.End`."""
         answers: list[Answer] = []
-        if self._unread or self._arrivals.poll(0):
+        look = now >= self._look_due
+        if self._unread or (look and self._arrivals.poll(0)):
             self._receive(answers, now)
-        if now >= self._look_due:  # after receiving: what has arrived must count first
+        if look:  # after receiving: what has arrived must count first
             self._look_due = now + LOOK_SECONDS
             self._leases.expire(now)
         return answers

@@ -23,6 +23,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from processes import FreshLLM, Household, Process  # noqa: E402 - the checkout must be found first
 
+from shared.errors import UserError, run_command  # noqa: E402
+
 
 @dataclass(frozen=True)
 class Window:
@@ -129,6 +131,8 @@ def step(options: argparse.Namespace) -> None:
     """Milliseconds of a gradient step, Tandem's and PEFT's under transformers' Trainer."""
     from shared.logs import set_up
 
+    if not options.data.is_file():
+        raise UserError(f"--data {options.data}: there is no such file; name RTE's train.jsonl of SuperGLUE")
     set_up()  # before anything imports transformers
     import gradient_step
 
@@ -166,4 +170,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -8,6 +8,7 @@ llm is the real thing: a proposer process, asked over ZeroMQ while the trainer t
 
 import argparse
 import logging
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,8 @@ ARMS = {
 def main() -> int:
     """Make the runs that are missing, then print the comparison."""
     options, extra = _parse()
+    if options.data and not options.data.is_dir():
+        raise UserError(f"--data {options.data}: there is no such folder")
     signals = StopSignals()
     signals.install()
     try:
@@ -94,11 +97,11 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
 
 def _seeds(text: str) -> list[int]:
     seeds: list[int] = []
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} names no seeds; write for example 1-10 or 1,2,5")
     for part in text.split(","):
         first, _, last = part.partition("-")
         seeds += range(int(first), int(last or first) + 1)
-    if not seeds:
-        raise ValueError
     return seeds
 
 
