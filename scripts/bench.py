@@ -121,13 +121,19 @@ def _rate(turns: list[dict[str, Any]]) -> float:
 
 def _bus_share(windows: list[Window], within: list[list[dict[str, Any]]]) -> float:
     """What the loop itself says it lost, which no other load on the machine blurs."""
-    turns = [turn for window, found in zip(windows, within, strict=True) if window.proposer for turn in found]
+    turns = _chosen(windows, within, proposer=True)
     return sum(turn["bus_seconds"] for turn in turns) / sum(turn["seconds"] for turn in turns)
 
 
 def _bus_microseconds(windows: list[Window], within: list[list[dict[str, Any]]], proposer: bool) -> list[float]:
-    chosen = [turns for window, turns in zip(windows, within, strict=True) if window.proposer == proposer]
-    return [1e6 * turn["bus_seconds"] for turns in chosen for turn in turns]
+    return [1e6 * turn["bus_seconds"] for turn in _chosen(windows, within, proposer)]
+
+
+def _chosen(windows: list[Window], within: list[list[dict[str, Any]]], proposer: bool) -> list[dict[str, Any]]:
+    """The turns of all windows with, or of all without, a proposer."""
+    return [
+        turn for window, turns in zip(windows, within, strict=True) if window.proposer == proposer for turn in turns
+    ]
 
 
 def _verdict(what: str, value: float, bound: str, holds: bool, form: str) -> None:
