@@ -78,7 +78,6 @@ def _plain(state: State) -> dict[str, Any]:
         ],
         "spent": state.spent,
         "turns": state.turns,
-        "evaluations": state.evaluations,
         "opened": state.opened,
         "seconds": state.seconds,
         "stalled_seconds": state.stalled_seconds,
@@ -104,7 +103,7 @@ def _restore(plain: dict[str, Any], tensors: dict[str, Tensor], settings: Settin
                 for index, entry in enumerate(plain["pool"])
             ]
         ),
-        **{key: plain[key] for key in ("spent", "turns", "evaluations", "opened", "seconds", "stalled_seconds")},
+        **{key: plain[key] for key in ("spent", "turns", "opened", "seconds", "stalled_seconds")},
     )
 
 

@@ -89,9 +89,9 @@ class Loop:
         self._finish()
 
     def _evaluation_is_due(self) -> bool:
-        """Whether the start, or one of the evaluations that are spread over the budget, has not been measured yet."""
-        state = self.state
-        return state.spent * self.settings.evaluations // self.settings.steps >= state.evaluations
+        """Whether nothing was measured yet, or an evaluation lies between the last point and now."""
+        per, budget, points = self.settings.evaluations, self.settings.steps, self.state.trajectory.points
+        return not points or self.state.spent * per // budget > points[-1].step * per // budget
 
     def _beat(self, train_loss: float, lanes: int, step_seconds: float, bus_seconds: float) -> None:
         self.health.beat()
@@ -162,7 +162,6 @@ class Loop:
         state = self.state
         with self.signals.open():
             found = self._evaluate(state.lanes)
-        state.evaluations = state.spent * self.settings.evaluations // self.settings.steps + 1
         if not state.trajectory.points and (words := state.lanes[0].lineage[0].words):
             state.trajectory.measure(words, state.dev)  # the first prompt in words
         point = state.trajectory.evaluated(

@@ -24,8 +24,6 @@ class State:
     """Lane-steps."""
     turns: int = 0
     """Turns of the loop; a batch is drawn by it."""
-    evaluations: int = 0
-    """Evaluations of the development split so far, the start's included."""
     opened: int = 1
     """Lanes opened so far; the number of the next."""
     seconds: float = 0.0

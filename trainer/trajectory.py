@@ -2,7 +2,6 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any
 
 import torch
@@ -42,10 +41,6 @@ class Trajectory:
     """The incumbent's training losses of the last steps."""
     since_point: list[float] = field(default_factory=list)
     """Its training losses since the last point."""
-    lowest: float = inf
-    """Development loss of the best point."""
-    since_lowest: int = 0
-    """Points after that one."""
     digests: int = 0
 
     def step(self, train_loss: float) -> None:
@@ -67,9 +62,6 @@ class Trajectory:
         )
         self.points.append(point)
         self.since_point.clear()
-        improved = dev.loss < self.lowest
-        self.lowest = min(dev.loss, self.lowest)
-        self.since_lowest = 0 if improved else self.since_lowest + 1
         return point
 
     def measure(self, words: str, dev: Fitness) -> None:
@@ -80,6 +72,12 @@ class Trajectory:
         """Forget the old incumbent's recent losses: the slope speaks of the one that trains now."""
         self.recent.clear()
         self.since_point.clear()
+
+    @property
+    def since_lowest(self) -> int:
+        """Points after the one with the lowest development loss, the first of them if there are several."""
+        losses = [point.dev_loss for point in self.points]
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
     def slope(self) -> float:
         """Least-squares slope of the recent training losses, per step."""
@@ -130,8 +128,6 @@ class Trajectory:
             "fates": [fate.model_dump() for fate in self.fates],
             "recent": list(self.recent),
             "since_point": self.since_point,
-            "lowest": self.lowest,
-            "since_lowest": self.since_lowest,
             "digests": self.digests,
         }
 
@@ -144,8 +140,6 @@ class Trajectory:
             fates=[Fate.model_validate(entry) for entry in state["fates"]],
             recent=deque(state["recent"], maxlen=RECENT),
             since_point=state["since_point"],
-            lowest=state["lowest"],
-            since_lowest=state["since_lowest"],
             digests=state["digests"],
         )
 
