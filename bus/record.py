@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from bus.end import Answer, Counts, End
+from bus.channel import Answer, Counts, End
 from bus.leases import Lease
 from bus.messages import Count, Digest, Outcome, Part, Proposal, Work
 from shared.errors import UserError
@@ -22,7 +22,7 @@ class Entry(Part):
 
 
 class Recorder:
-    """A `bus.end.End` that passes everything on to `end` and appends it to the file at `path`.
+    """A `bus.channel.End` that passes everything on to `end` and appends it to the file at `path`.
 
     `step` tells the lane-steps spent so far.
     """
@@ -35,34 +35,34 @@ class Recorder:
         self._file = path.open("a", encoding="utf-8")
 
     def poll(self, now: float) -> list[Answer]:
-        """See `bus.end.End`."""
+        """See `bus.channel.End`."""
         answers = self._end.poll(now)
         for answer in answers:
             self._write(answer.proposal)
         return answers
 
     def lease(self, digest: Digest, now: float) -> Lease | None:
-        """See `bus.end.End`."""
+        """See `bus.channel.End`."""
         lease = self._end.lease(digest, now)
         if lease is not None:
             self._write(Work(lease=lease.id, seconds=lease.expires - now, digest=digest))
         return lease
 
     def tell(self, outcome: Outcome) -> None:
-        """See `bus.end.End`."""
+        """See `bus.channel.End`."""
         self._write(outcome)
         self._end.tell(outcome)
 
     def wait(self, seconds: float) -> None:
-        """See `bus.end.End`."""
+        """See `bus.channel.End`."""
         self._end.wait(seconds)
 
     def counts(self) -> Counts:
-        """See `bus.end.End`."""
+        """See `bus.channel.End`."""
         return self._end.counts()
 
     def close(self) -> None:
-        """See `bus.end.End`."""
+        """See `bus.channel.End`."""
         self._end.close()
         self._file.close()
 

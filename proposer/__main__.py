@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from shared import health, logs
 from shared.errors import run_command
-from shared.layers import CommandLine
+from shared.config import CommandLine
 from shared.metrics import ProposerMetrics
 from shared.settings import Settings
 
@@ -37,7 +37,7 @@ def _settings() -> Settings:
 
 
 def _serve(settings: Settings) -> None:
-    from bus.proposer_end import ProposerEnd  # these load LangChain, which --help and a wrong setting need not wait for
+    from bus.client import ProposerEnd  # these load LangChain, which --help and a wrong setting need not wait for
     from proposer.agent import Agent
     from proposer.chain import Asker
     from proposer.chat_models import choose_kind, make_model

@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bus.messages import Bye, Message, Outcome, Proposal, Reject, Usage, Work
-from bus.proposer_end import ProposerEnd
+from bus.client import ProposerEnd
 from proposer.backoff import Backoff
 from proposer.chain import Answer, Asker
 from proposer.memory import Memory
-from proposer.troubles import describe, is_timeout
+from proposer.llm_errors import describe, is_timeout
 from shared.health import Health
 from shared.metrics import ProposerMetrics
 from shared.settings import ProposerSettings

@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, R
 from bus.messages import Digest, Fate
 from proposer.meta_prompt import Kind, beginning, write
 from proposer.parsing import Parsed, key, parse_continuations, parse_list
-from proposer.watch import Watch
+from proposer.deadline import Watch
 
 LINE_TOKENS = 20
 """Longest continuation."""

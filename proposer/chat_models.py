@@ -12,7 +12,7 @@ from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from pydantic import ValidationError
 
 from proposer.meta_prompt import Kind
-from proposer.scrubbing import scrub
+from proposer.redaction import scrub
 from shared.errors import UserError
 from shared.settings import ProposerSettings
 from shared.text import clean, cut

@@ -12,7 +12,7 @@ from typing import Literal
 
 from bus.messages import Digest, Fate, Measured, Point, Push, Slope
 from shared.text import clean, cut
-from shared.thinning import thin
+from shared.subsampling import thin
 
 Kind = Literal["instruct", "continue"]
 

@@ -29,15 +29,15 @@ import torch  # noqa: E402
 
 from shared.errors import UserError, run_command  # noqa: E402
 from shared.health import Health  # noqa: E402
-from shared.layers import CommandLine  # noqa: E402
+from shared.config import CommandLine  # noqa: E402
 from shared.metrics import TrainerMetrics  # noqa: E402
 from shared.settings import Settings  # noqa: E402
 from trainer.backbones import load_backbone  # noqa: E402
-from trainer.conclude import conclude  # noqa: E402
-from trainer.folder import SUMMARY, RunFolder, read_json  # noqa: E402
+from trainer.result.finalize import conclude  # noqa: E402
+from trainer.runs.directory import SUMMARY, RunFolder, read_json  # noqa: E402
 from trainer.listening import open_bus  # noqa: E402
-from trainer.schedule import with_budget  # noqa: E402
-from trainer.signals import Stopped, StopSignals  # noqa: E402
+from trainer.search.schedule import with_budget  # noqa: E402
+from trainer.runs.signals import Stopped, StopSignals  # noqa: E402
 from trainer.tasks import load_task  # noqa: E402
 from trainer.tune import Ground, Watch, tune  # noqa: E402
 

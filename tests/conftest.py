@@ -17,10 +17,10 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_
 import hypothesis
 import pytest
 
-from bus.memory import MemoryEnd
+from bus.in_process import MemoryEnd
 from shared.errors import run_command
 from shared.health import Health
-from shared.layers import load
+from shared.config import load
 from shared.metrics import TrainerMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,9 +106,9 @@ class Runs:
         `stop_after` asks it to stop after so many turns; `propose` answers its digests in place of its source.
         """
         from trainer import tune
-        from trainer.folder import CONFIG, RunFolder
+        from trainer.runs.directory import CONFIG, RunFolder
         from trainer.listening import open_bus
-        from trainer.signals import Stopped
+        from trainer.runs.signals import Stopped
 
         settings = make_settings(folder=str(self.root), name=name, **values)
         exists = (self.root / name / CONFIG).exists()
@@ -135,7 +135,7 @@ class StopAfter(Health):
     """Asks a run to stop when its loop has turned so often, as a signal would."""
 
     def __init__(self, turns):
-        from trainer.signals import StopSignals
+        from trainer.runs.signals import StopSignals
 
         super().__init__(60.0)
         self.signals = StopSignals()
@@ -273,7 +273,7 @@ def fruit():
     """A small vocabulary: sixteen words, with vectors drawn at random."""
     import torch
 
-    from trainer.vocabulary import Vocabulary
+    from trainer.backbones.vocabulary import Vocabulary
 
     tokenizer = tiny_tokenizer(FRUIT, extra=("##ing", "##s", "7", "!"))
     embeddings = torch.randn(len(tokenizer), 6, generator=torch.Generator().manual_seed(3))

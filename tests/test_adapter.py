@@ -10,11 +10,11 @@ from small_encoders import save_small_encoder
 from test_decoder import TEMPLATE, bytes_tokenizer, tiny_model
 
 from shared.settings import BackboneSettings, PromptSettings
-from trainer.adapter import export_adapter
+from trainer.result.adapter import export_adapter
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.encoder import Encoder
-from trainer.examples import Example
-from trainer.lanes import stack
+from trainer.tasks.examples import Example
+from trainer.search.lanes import stack
 
 LABELS = ["yes", "no", "maybe"]
 PAIRS = [("apple pear plum lemon, lime", "fig"), ("lime", "plum and grape"), ("melon " * 40, "date")]

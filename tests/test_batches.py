@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.batches import batch_rows
+from trainer.search.batches import batch_rows
 
 SIZE, EXAMPLES = 16, 500
 STEPS = 32  # an epoch's

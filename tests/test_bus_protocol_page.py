@@ -9,7 +9,7 @@ from typing import get_args
 
 from bus.codec import MAX_FIELDS, MAX_LIST, MAX_TEXT_BYTES
 from bus.messages import VERSION, Digest, Message
-from bus.trainer_end import MESSAGES_PER_POLL, TrainerEnd
+from bus.server import MESSAGES_PER_POLL, TrainerEnd
 from shared.settings import BusSettings
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")

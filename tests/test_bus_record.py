@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bus.memory import MemoryEnd
+from bus.in_process import MemoryEnd
 from bus.messages import Digest, Fate, Outcome, Proposal, Work
 from bus.record import Entry, Recorder, read
 from bus.replay import ReplayEnd

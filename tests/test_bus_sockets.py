@@ -17,8 +17,8 @@ import zmq
 
 from bus.codec import decode, encode
 from bus.messages import Bye, Digest, Fate, Outcome, Proposal, Ready, Reject, Usage, Work
-from bus.proposer_end import ProposerEnd
-from bus.trainer_end import MESSAGES_PER_POLL, TrainerEnd
+from bus.client import ProposerEnd
+from bus.server import MESSAGES_PER_POLL, TrainerEnd
 from shared.errors import UserError
 from shared.settings import BusSettings
 
@@ -30,7 +30,7 @@ READY_SECONDS = 0.1
 PROPOSER = """
     import sys, time
     from bus.messages import Proposal, Usage, Work
-    from bus.proposer_end import ProposerEnd
+    from bus.client import ProposerEnd
 
     endpoint, delay = sys.argv[1], float(sys.argv[2])
     end = ProposerEnd([endpoint], name="p", model="echo", ready_seconds=0.1, max_frame_bytes=262_144)
@@ -49,7 +49,7 @@ PROPOSER = """
 TRAINER = """
     import sys, time
     from bus.messages import Digest
-    from bus.trainer_end import TrainerEnd
+    from bus.server import TrainerEnd
     from shared.settings import BusSettings
 
     end = TrainerEnd(BusSettings(bind=sys.argv[1], ready_seconds=0.1, lease_seconds=2.0), run="r")

@@ -13,8 +13,8 @@ from llm_server import CANDIDATES, LLMServer
 from bus.messages import Digest, Fate, Measured
 from proposer.chain import Asker
 from proposer.chat_models import choose_kind, make_model
-from proposer.scrubbing import scrub
-from proposer.troubles import describe, is_timeout
+from proposer.redaction import scrub
+from proposer.llm_errors import describe, is_timeout
 from shared.errors import UserError
 from shared.settings import ProposerSettings
 

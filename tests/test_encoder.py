@@ -8,10 +8,10 @@ from small_encoders import SIZES, pair_tokenizer, save_small_encoder, small_conf
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.encoder import Encoder
-from trainer.backbones.tokens import TokenRows
-from trainer.examples import Example
-from trainer.fitness import losses
-from trainer.lanes import stack
+from trainer.backbones.tokenized import TokenRows
+from trainer.tasks.examples import Example
+from trainer.search.evaluation import losses
+from trainer.search.lanes import stack
 
 LABELS = ["yes", "no", "maybe"]
 PAIRS = [

@@ -6,7 +6,7 @@ import pytest
 from conftest import make_settings
 
 from shared.errors import UserError
-from trainer.folder import RunFolder, find_run, read_json, read_settings, write_json
+from trainer.runs.directory import RunFolder, find_run, read_json, read_settings, write_json
 
 
 @pytest.fixture

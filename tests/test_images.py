@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from shared.errors import UserError
-from shared.layers import CommandLine
+from shared.config import CommandLine
 from shared.settings import TaskSettings
 from trainer.tasks import load_task
 from trainer.tasks.images import read_images

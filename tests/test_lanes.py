@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from shared.layers import load
-from trainer.lanes import Origin, descend, look_downhill, open_lane, stack, stack_lanes
+from shared.config import load
+from trainer.search.lanes import Origin, descend, look_downhill, open_lane, stack, stack_lanes
 
 SETTINGS = load({"optimizer": {"lr": 0.05, "weight_decay": 0.1}}, "a test")
 LENGTHS = (3, 1, 5)
@@ -86,7 +86,7 @@ def test_a_lane_leaves_its_start_untouched():
 
 @pytest.mark.parametrize("examples", [1, 7, 32, 33])
 def test_every_epoch_shows_every_example_once(examples):
-    from trainer.batches import batch_rows
+    from trainer.search.batches import batch_rows
 
     steps = -(-examples // 8)
     orders = []

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from shared.settings import TaskSettings
-from trainer.examples import Example, Split
-from trainer.measures import measure
+from trainer.tasks.examples import Example, Split
+from trainer.tasks.metrics import measure
 from trainer.tasks import load_task
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "fewglue_32dev"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from trainer.fitness import Examples, Fitness, fitness
-from trainer.pool import SIZE, Pool, Snapshot
+from trainer.search.evaluation import Examples, Fitness, fitness
+from trainer.search.pool import SIZE, Pool, Snapshot
 
 
 class Plain:

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 import trainer
 from shared.errors import UserError
-from trainer.examples import Example
-from trainer.folder import read_settings
+from trainer.tasks.examples import Example
+from trainer.runs.directory import read_settings
 from trainer.predict import main
 from trainer.tasks import load_task
 
@@ -55,7 +55,7 @@ def test_the_lines_beside_the_result_label_as_it_does_without_tandem(finished, c
 @pytest.fixture
 def quick(finished, classifier, monkeypatch):
     """The program, with the run loaded once."""
-    monkeypatch.setattr("trainer.classifier.Classifier.load", lambda _: classifier)
+    monkeypatch.setattr("trainer.result.classifier.Classifier.load", lambda _: classifier)
 
     def label(*arguments, stdin=""):
         return run_program(main, finished[0], *arguments, stdin=stdin)

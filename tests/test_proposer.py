@@ -15,7 +15,7 @@ from llm_server import CANDIDATES, LLMServer
 from test_chat_models import DIGEST, KEY, needs_embedded
 
 from bus.messages import Fate, Outcome
-from bus.trainer_end import TrainerEnd
+from bus.server import TrainerEnd
 from shared.settings import BusSettings
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shared.settings import RestartSettings
-from trainer.restarts import LONGEST_WORDS, Restarts, clean_words
+from trainer.search.restarts import LONGEST_WORDS, Restarts, clean_words
 
 POLICIES = ["trial", "greedy", "always"]
 

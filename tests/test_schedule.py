@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.settings import OptimizerSettings
-from trainer.schedule import WARMUP_LR, epoch_steps, learning_rate, with_budget
+from trainer.search.schedule import WARMUP_LR, epoch_steps, learning_rate, with_budget
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(64, 12), (65, 15), (31, 6), (1, 3)])

@@ -4,7 +4,7 @@ import pytest
 from conftest import run_process
 
 from shared.errors import UserError
-from shared.layers import CommandLine, load, recipe_names, recipe_summary
+from shared.config import CommandLine, load, recipe_names, recipe_summary
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from trainer.signals import Stopped, StopSignals
+from trainer.runs.signals import Stopped, StopSignals
 
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])

@@ -14,7 +14,7 @@ from transformers import RobertaConfig, RobertaModel
 import trainer
 from shared.errors import UserError
 from trainer import predict
-from trainer.folder import read_settings
+from trainer.runs.directory import read_settings
 from trainer.tasks import load_task
 
 COPA = Path(__file__).resolve().parents[2] / "shared" / "data" / "superglue" / "COPA"

@@ -390,7 +390,7 @@ def test_recipes_read_the_local_sets(name):
     data = ROOT.parent / "shared" / "data" / name
     if not data.is_dir():
         pytest.skip(f"needs ../shared/data/{name}, which is not there")
-    from shared.layers import CommandLine
+    from shared.config import CommandLine
 
     parser = CommandLine("test", "Test.")
     settings = parser.resolve(parser.parse_args([name, "--task.path", str(data)]))

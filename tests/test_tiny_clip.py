@@ -15,9 +15,9 @@ import trainer
 from shared.settings import BackboneSettings, PromptSettings, Settings, TaskSettings
 from trainer import predict
 from trainer.backbones.dual_encoder import DualEncoder
-from trainer.batches import batch_rows
-from trainer.fitness import fitness, losses
-from trainer.lanes import descend, look_downhill, open_lane, stack, stack_lanes
+from trainer.search.batches import batch_rows
+from trainer.search.evaluation import fitness, losses
+from trainer.search.lanes import descend, look_downhill, open_lane, stack, stack_lanes
 from trainer.tasks import load_task
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bus.codec import decode, encode
 from bus.messages import Digest, Fate, Work
-from trainer.fitness import Fitness
-from trainer.trajectory import RECENT, Trajectory
+from trainer.search.evaluation import Fitness
+from trainer.search.trajectory import RECENT, Trajectory
 
 SETTINGS = make_settings(prompt={"words": "kiwi fig"})
 LABELS = ["apple", "pear"]
@@ -165,7 +165,7 @@ def test_a_digest_stays_small_whatever_happened(fruit):
 
 def test_the_longest_prompt_still_gives_a_digest():
 
-    from trainer.vocabulary import Vocabulary
+    from trainer.backbones.vocabulary import Vocabulary
 
     tokenizer = tiny_tokenizer(["characteristically", "internationalization", *FRUIT])
     vocabulary = Vocabulary(tokenizer, torch.randn(len(tokenizer), 6, generator=torch.Generator().manual_seed(0)))

@@ -8,7 +8,7 @@ import torch
 from conftest import LABELS, MINILM, SHORT_DEMO, make_settings, run_process, run_program
 
 from trainer.__main__ import main
-from trainer.folder import RunFolder
+from trainer.runs.directory import RunFolder
 
 GOOD = "i have a question about my"
 BAD = "refund payment billing invoice money"

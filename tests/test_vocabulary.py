@@ -8,7 +8,7 @@ from conftest import FRUIT, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.vocabulary import Vocabulary
+from trainer.backbones.vocabulary import Vocabulary
 
 
 def cosine(a, b):
@@ -246,8 +246,8 @@ def test_pushes_are_what_brute_force_finds(fruit):
 @pytest.fixture(scope="module")
 def descent(ground):
     """A prompt of MiniLM with its gradient, and the loss as a function of the prompt."""
-    from trainer.fitness import losses
-    from trainer.lanes import stack
+    from trainer.search.evaluation import losses
+    from trainer.search.lanes import stack
 
     train = ground.examples(ground.task.train, "training rows")
 

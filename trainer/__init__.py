@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainer.classifier import Classifier
+    from trainer.result.classifier import Classifier
 
 
 def load(run: str) -> "Classifier":
     """The classifier that a finished run found; `run` is its folder, its name in `runs`, or `latest`."""
-    from trainer.classifier import Classifier  # torch and transformers load only where they are used
+    from trainer.result.classifier import Classifier  # torch and transformers load only where they are used
 
     return Classifier.load(run)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from shared import health, logs
 from shared.errors import UserError, run_command
-from shared.layers import CommandLine, recipe_names, recipe_summary
+from shared.config import CommandLine, recipe_names, recipe_summary
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
-from trainer.folder import SUMMARY, RunFolder, find_run, has_checkpoint, read_settings
+from trainer.runs.directory import SUMMARY, RunFolder, find_run, has_checkpoint, read_settings
 from trainer.listening import open_bus
-from trainer.signals import Stopped, StopSignals
+from trainer.runs.signals import Stopped, StopSignals
 
 log = logging.getLogger("trainer")
 
@@ -80,9 +80,9 @@ def _tune_and_test(
     import torch  # here, so that --help and bad settings answer at once
 
     from trainer.backbones import load_backbone
-    from trainer.conclude import conclude
-    from trainer.schedule import with_budget
-    from trainer.summary import lineage_lines, table
+    from trainer.result.finalize import conclude
+    from trainer.search.schedule import with_budget
+    from trainer.result.summary import lineage_lines, table
     from trainer.tasks import load_task
     from trainer.tune import RECORD, Ground, Watch, tune, untrained
 

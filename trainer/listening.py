@@ -2,7 +2,7 @@
 
 import logging
 
-from bus.trainer_end import TrainerEnd
+from bus.server import TrainerEnd
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -13,25 +13,25 @@ from math import isfinite
 
 import torch
 
-from bus.end import Answer, End
+from bus.channel import Answer, End
 from bus.messages import Digest, Fate, Outcome
 from shared.errors import UserError
 from shared.health import Health
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
 from trainer.backbones.backbone import Backbone
-from trainer.batches import batch_rows
-from trainer.checkpoint import save_checkpoint
-from trainer.fitness import Examples, Fitness, fitness, losses
-from trainer.folder import RunFolder
-from trainer.lanes import Lane, Origin, Stack, descend, look_downhill, open_lane, stack, stack_lanes
-from trainer.pool import snapshot
-from trainer.report import Reporter
-from trainer.restarts import Candidate, clean_words, outscored
-from trainer.schedule import epoch_steps, learning_rate
-from trainer.signals import StopSignals
-from trainer.starts import Starts
-from trainer.state import State
+from trainer.search.batches import batch_rows
+from trainer.runs.checkpoint import save_checkpoint
+from trainer.search.evaluation import Examples, Fitness, fitness, losses
+from trainer.runs.directory import RunFolder
+from trainer.search.lanes import Lane, Origin, Stack, descend, look_downhill, open_lane, stack, stack_lanes
+from trainer.search.pool import snapshot
+from trainer.runs.reporting import Reporter
+from trainer.search.restarts import Candidate, clean_words, outscored
+from trainer.search.schedule import epoch_steps, learning_rate
+from trainer.runs.signals import StopSignals
+from trainer.search.prompt_init import Starts
+from trainer.search.state import State
 
 COUNTS_EVERY = 10
 """Turns between two readings of the bus's counters for the metrics."""

@@ -10,8 +10,8 @@ from shared import logs
 from shared.errors import UserError, run_command
 
 if TYPE_CHECKING:  # these load torch
-    from trainer.classifier import Item, Prediction
-    from trainer.examples import Example
+    from trainer.result.classifier import Item, Prediction
+    from trainer.tasks.examples import Example
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()  # options may stand between RUN and texts
     logs.set_up(sys.stderr)  # standard output holds nothing but labels
     items = _items(options.items, options.file)
-    from trainer.classifier import Classifier  # here, so that wrong use answers at once and libraries stay quiet
+    from trainer.result.classifier import Classifier  # here, so that wrong use answers at once and libraries stay quiet
 
     classifier = Classifier.load(options.run)
     examples = classifier.read(items)

@@ -6,28 +6,28 @@ from pathlib import Path
 
 import torch
 
-from bus.end import End
-from bus.memory import MemoryEnd
+from bus.channel import End
+from bus.in_process import MemoryEnd
 from bus.record import Recorder
 from bus.replay import ReplayEnd
 from shared.health import Health
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
 from trainer.backbones.backbone import Backbone
-from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.examples import Split, Task
-from trainer.fitness import Examples, Fitness, fitness
-from trainer.folder import RunFolder, has_checkpoint
-from trainer.lanes import open_lane, stack
+from trainer.runs.checkpoint import load_checkpoint, save_checkpoint
+from trainer.tasks.examples import Split, Task
+from trainer.search.evaluation import Examples, Fitness, fitness
+from trainer.runs.directory import RunFolder, has_checkpoint
+from trainer.search.lanes import open_lane, stack
 from trainer.loop import Loop
-from trainer.pool import Pool, Result, Snapshot
-from trainer.report import Reporter
-from trainer.restarts import Restarts, clean_words
-from trainer.schedule import epoch_steps
-from trainer.signals import Stopped, StopSignals
-from trainer.starts import Starts
-from trainer.state import State
-from trainer.trajectory import Trajectory
+from trainer.search.pool import Pool, Result, Snapshot
+from trainer.runs.reporting import Reporter
+from trainer.search.restarts import Restarts, clean_words
+from trainer.search.schedule import epoch_steps
+from trainer.runs.signals import Stopped, StopSignals
+from trainer.search.prompt_init import Starts
+from trainer.search.state import State
+from trainer.search.trajectory import Trajectory
 
 RECORD = "record.jsonl"
 

@@ -7,7 +7,7 @@ from trainer.backbones.backbone import Backbone
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.dual_encoder import DualEncoder
 from trainer.backbones.encoder import Encoder
-from trainer.examples import Task
+from trainer.tasks.examples import Task
 
 
 def load_backbone(settings: Settings, task: Task) -> Backbone:

@@ -6,9 +6,9 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from trainer.examples import Example
-from trainer.lanes import Stack
-from trainer.vocabulary import Vocabulary
+from trainer.tasks.examples import Example
+from trainer.search.lanes import Stack
+from trainer.backbones.vocabulary import Vocabulary
 
 
 def frozen_dtype(device: torch.device) -> torch.dtype:

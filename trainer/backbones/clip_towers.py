@@ -12,8 +12,8 @@ from transformers import AutoImageProcessor
 
 from shared.errors import UserError
 from trainer.backbones.backbone import frozen_dtype
-from trainer.examples import Example
-from trainer.vocabulary import Vocabulary
+from trainer.tasks.examples import Example
+from trainer.backbones.vocabulary import Vocabulary
 
 
 class ClipTowers:

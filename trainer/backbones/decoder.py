@@ -23,13 +23,13 @@ from shared.settings import BackboneSettings, Form
 from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.llama_last_layer import read_last
 from trainer.backbones.template import Template
-from trainer.backbones.tokens import TokenRows
+from trainer.backbones.tokenized import TokenRows
 from trainer.backbones.verbalizer import Verbalizer
-from trainer.examples import Example
-from trainer.lanes import Stack
-from trainer.places import find_model
+from trainer.tasks.examples import Example
+from trainer.search.lanes import Stack
+from trainer.paths import find_model
 from trainer.progress import track
-from trainer.vocabulary import Vocabulary
+from trainer.backbones.vocabulary import Vocabulary
 
 TEXTS = 256
 """Examples tokenised at a time."""

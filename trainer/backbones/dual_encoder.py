@@ -15,8 +15,8 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.augment import random_views
 from trainer.backbones.towers import load_towers
-from trainer.examples import Example
-from trainer.lanes import Stack, stack
+from trainer.tasks.examples import Example
+from trainer.search.lanes import Stack, stack
 from trainer.progress import track
 
 BATCH = 64

@@ -21,11 +21,11 @@ from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.encoder_head import cut_head, initialise
 from trainer.backbones.encoder_model import load_classifier, load_tokenizer, most_tokens
 from trainer.backbones.read_layer import ReadLayer
-from trainer.backbones.tokens import TokenRows
-from trainer.examples import Example
-from trainer.lanes import Stack
+from trainer.backbones.tokenized import TokenRows
+from trainer.tasks.examples import Example
+from trainer.search.lanes import Stack
 from trainer.progress import track
-from trainer.vocabulary import Vocabulary
+from trainer.backbones.vocabulary import Vocabulary
 
 TOKENISED = 256
 """Texts tokenised at once."""

@@ -13,7 +13,7 @@ from transformers.utils.logging import get_verbosity, set_verbosity
 
 from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings, PromptSettings
-from trainer.places import find_model
+from trainer.paths import find_model
 
 
 def load_tokenizer(settings: BackboneSettings) -> Any:

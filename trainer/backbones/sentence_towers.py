@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from shared.errors import UserError
-from trainer.examples import Example
-from trainer.vocabulary import Vocabulary
+from trainer.tasks.examples import Example
+from trainer.backbones.vocabulary import Vocabulary
 
 
 class SentenceTowers:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import UserError
-from trainer.examples import Example
+from trainer.tasks.examples import Example
 
 FIELD = re.compile(r"\{([^{}]+)\}")
 

@@ -11,9 +11,9 @@ from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings
 from trainer.backbones.clip_towers import ClipTowers
 from trainer.backbones.sentence_towers import SentenceTowers
-from trainer.examples import Example
-from trainer.places import find_model
-from trainer.vocabulary import Vocabulary
+from trainer.tasks.examples import Example
+from trainer.paths import find_model
+from trainer.backbones.vocabulary import Vocabulary
 
 
 class Towers(Protocol):

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from shared.errors import UserError
-from trainer.examples import Example
-from trainer.tasks.rows import Row
+from trainer.tasks.examples import Example
+from trainer.tasks.raw import Row
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 """Endings of files that are taken for images, in small letters."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import UserError
-from trainer.examples import Example
+from trainer.tasks.examples import Example
 from trainer.tasks.class_folders import read_class_folders
-from trainer.tasks.rows import Row
+from trainer.tasks.raw import Row
 
 
 @dataclass(frozen=True)

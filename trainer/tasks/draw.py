@@ -6,8 +6,8 @@ import torch
 
 from shared.errors import UserError
 from shared.settings import TaskSettings
-from trainer.examples import Example, Split
-from trainer.tasks.rows import place
+from trainer.tasks.examples import Example, Split
+from trainer.tasks.raw import place
 
 Rows = list[tuple[Example, int]]
 """Examples and their classes."""

@@ -6,12 +6,12 @@ from typing import Any
 
 from shared.errors import UserError
 from shared.settings import TaskSettings
-from trainer.examples import Example
-from trainer.places import find_folder
+from trainer.tasks.examples import Example
+from trainer.paths import find_folder
 from trainer.tasks.class_folders import read_class_folders
 from trainer.tasks.coop import read_coop
 from trainer.tasks.hub import load_hub
-from trainer.tasks.rows import Row, find_splits, place
+from trainer.tasks.raw import Row, find_splits, place
 
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "val"], "test": ["test"]}
 """What each split is called in folders and on the hub; the first that is there counts."""

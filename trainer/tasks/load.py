@@ -2,12 +2,12 @@
 
 from shared.errors import UserError
 from shared.settings import TaskSettings
-from trainer.examples import Task
+from trainer.tasks.examples import Task
 from trainer.tasks.draw import Rows, draw_splits
-from trainer.tasks.forms import LABELS
+from trainer.tasks.formats import LABELS
 from trainer.tasks.images import read_images
 from trainer.tasks.read import read_rows
-from trainer.tasks.rows import Row, place
+from trainer.tasks.raw import Row, place
 
 
 def load_task(settings: TaskSettings, seed: int) -> Task:

@@ -6,10 +6,10 @@ from typing import Any
 
 from shared.errors import UserError
 from shared.settings import TaskSettings
-from trainer.places import find_folder
-from trainer.tasks.forms import LABELS, UnreadableRow, form_reader
+from trainer.paths import find_folder
+from trainer.tasks.formats import LABELS, UnreadableRow, form_reader
 from trainer.tasks.hub import load_hub
-from trainer.tasks.rows import Row, find_splits, place
+from trainer.tasks.raw import Row, find_splits, place
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "val", "dev32", "validation_matched"], "test": ["test"]}

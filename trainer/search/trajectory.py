@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bus.messages import Digest, Fate, Measured, Point, Push, Slope
 from shared.settings import Settings
-from shared.thinning import thin
-from trainer.fitness import Fitness
-from trainer.vocabulary import Vocabulary
+from shared.subsampling import thin
+from trainer.search.evaluation import Fitness
+from trainer.backbones.vocabulary import Vocabulary
 
 RECENT = 20
 """Steps that the slope is fitted to."""

@@ -5,10 +5,10 @@ from pathlib import Path
 from string import Template
 
 from shared.settings import Settings
-from trainer.places import find_model
+from trainer.paths import find_model
 from trainer.tune import Ground
 
-TEXTS = Path(__file__).parent / "usage"
+TEXTS = Path(__file__).parent / "readmes"
 
 
 def usage(settings: Settings, ground: Ground, without_adapter: str | None) -> str:

@@ -8,13 +8,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.settings import Settings
-from trainer.adapter import export_adapter
+from trainer.result.adapter import export_adapter
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.encoder import Encoder
-from trainer.folder import write_json
-from trainer.pool import Result
+from trainer.runs.directory import write_json
+from trainer.search.pool import Result
 from trainer.tune import Ground
-from trainer.usage import usage
+from trainer.result.readme import usage
 
 FOLDER = "best"
 TENSORS = "best/best.safetensors"

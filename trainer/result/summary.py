@@ -4,11 +4,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shared.settings import Settings
-from trainer.fitness import Fitness
-from trainer.folder import RunFolder
-from trainer.pool import Result, Snapshot
-from trainer.state import State
-from trainer.vocabulary import Vocabulary
+from trainer.search.evaluation import Fitness
+from trainer.runs.directory import RunFolder
+from trainer.search.pool import Result, Snapshot
+from trainer.search.state import State
+from trainer.backbones.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

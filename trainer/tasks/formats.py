@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from shared.settings import Form, TaskSettings
-from trainer.examples import Example
+from trainer.tasks.examples import Example
 
 Labelled = tuple[Example, Any]
 """An example and the value that the data has as its label; None where it has none."""

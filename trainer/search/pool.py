@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainer.backbones.backbone import Backbone, ComparesVectors
-from trainer.fitness import Examples, Fitness, fitness
-from trainer.lanes import Lane, Origin, stack
+from trainer.search.evaluation import Examples, Fitness, fitness
+from trainer.search.lanes import Lane, Origin, stack
 
 SIZE = 16
 """Snapshots kept."""

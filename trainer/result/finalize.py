@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from shared.settings import Settings
-from trainer.export import export_best
-from trainer.fitness import fitness
-from trainer.folder import SUMMARY, RunFolder
-from trainer.measures import measure
-from trainer.pool import Result
-from trainer.state import State
-from trainer.summary import Row, member_words, summarise
+from trainer.result.export import export_best
+from trainer.search.evaluation import fitness
+from trainer.runs.directory import SUMMARY, RunFolder
+from trainer.tasks.metrics import measure
+from trainer.search.pool import Result
+from trainer.search.state import State
+from trainer.result.summary import Row, member_words, summarise
 from trainer.tune import Ground
 
 log = logging.getLogger(__name__)

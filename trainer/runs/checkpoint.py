@@ -13,14 +13,14 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.settings import Settings
-from trainer.fitness import Fitness
-from trainer.folder import CHECKPOINT
-from trainer.lanes import Lane, Origin, open_lane
-from trainer.pool import Pool, Snapshot
-from trainer.restarts import Restarts
-from trainer.starts import Starts
-from trainer.state import State
-from trainer.trajectory import Trajectory
+from trainer.search.evaluation import Fitness
+from trainer.runs.directory import CHECKPOINT
+from trainer.search.lanes import Lane, Origin, open_lane
+from trainer.search.pool import Pool, Snapshot
+from trainer.search.restarts import Restarts
+from trainer.search.prompt_init import Starts
+from trainer.search.state import State
+from trainer.search.trajectory import Trajectory
 
 
 def save_checkpoint(folder: Path, state: State, starts: Starts) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from shared.settings import TaskSettings
-from trainer.examples import Example
+from trainer.tasks.examples import Example
 
 Row = tuple[Example, str]
 """An example and its raw label."""

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from trainer.fitness import Fitness
-from trainer.lanes import Lane
-from trainer.pool import Pool
-from trainer.restarts import Restarts
-from trainer.trajectory import Trajectory
+from trainer.search.evaluation import Fitness
+from trainer.search.lanes import Lane
+from trainer.search.pool import Pool
+from trainer.search.restarts import Restarts
+from trainer.search.trajectory import Trajectory
 
 
 @dataclass

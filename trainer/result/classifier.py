@@ -15,11 +15,11 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings, TaskSettings
 from trainer.backbones import choose_device, load_family
 from trainer.backbones.backbone import Backbone
-from trainer.examples import Example
-from trainer.export import DESCRIPTION, TENSORS
-from trainer.folder import find_run, read_json
-from trainer.pool import Tuned
-from trainer.tasks.forms import UnreadableRow, form_reader
+from trainer.tasks.examples import Example
+from trainer.result.export import DESCRIPTION, TENSORS
+from trainer.runs.directory import find_run, read_json
+from trainer.search.pool import Tuned
+from trainer.tasks.formats import UnreadableRow, form_reader
 
 Item = str | Path | Mapping[str, Any]
 """A text, two texts with a tab between them, the file of an image, or a row with the columns of the task's data."""

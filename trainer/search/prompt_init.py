@@ -6,8 +6,8 @@ from torch import Tensor
 from bus.messages import Digest
 from shared.errors import UserError
 from shared.settings import Settings
-from trainer.lanes import Origin
-from trainer.vocabulary import Vocabulary
+from trainer.search.lanes import Origin
+from trainer.backbones.vocabulary import Vocabulary
 
 NOISE = "noise "
 """The control `random` proposes names instead of words: `noise 17`, where the number is a seed."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shared.settings import Form
-from trainer.examples import Example, Split
+from trainer.tasks.examples import Example, Split
 
 
 def measure(form: Form, logits: Tensor, split: Split) -> dict[str, float]:

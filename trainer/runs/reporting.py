@@ -4,13 +4,13 @@ import logging
 import time
 from dataclasses import asdict
 
-from bus.end import Answer
+from bus.channel import Answer
 from bus.messages import Digest, Fate, Point
-from trainer.fitness import Fitness
-from trainer.folder import RunFolder
-from trainer.lanes import Lane
+from trainer.search.evaluation import Fitness
+from trainer.runs.directory import RunFolder
+from trainer.search.lanes import Lane
 from trainer.progress import step_bar
-from trainer.restarts import Candidate
+from trainer.search.restarts import Candidate
 
 log = logging.getLogger(__name__)
 

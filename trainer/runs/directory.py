@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
-from shared.layers import load
+from shared.config import load
 from shared.settings import Settings
 
 CONFIG = "config.json"

@@ -1,0 +1,1 @@
+"""What a run found: tested once, exported, summarised, loaded again."""

@@ -1,0 +1,1 @@
+"""A run on disk and in sight: its directory, checkpoints, log lines, signals."""

@@ -1,0 +1,1 @@
+"""What is searched and how: lanes, restarts, the trajectory, evaluation. Pure state, no sockets."""
