@@ -31,7 +31,7 @@ class Counts:
     """Messages that were rejected, by reason."""
 
 
-class End(Protocol):
+class Channel(Protocol):
     """The trainer's side of the bus. `now` is in seconds of one clock that never goes back."""
 
     def poll(self, now: float) -> list[Answer]:

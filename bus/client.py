@@ -51,7 +51,7 @@ class _Line:
         return self.offer is not None and (self.offer != self.said or now >= self.due)
 
 
-class ProposerEnd:
+class BusClient:
     """Talks to the trainers at `endpoints`, whether they are there or not; comes and goes as they do.
 
     Raises:

@@ -10,8 +10,8 @@ PEER = b"memory"
 FOREVER_SECONDS = 1e9  # finite, because a record writes a lease's seconds down
 
 
-class MemoryEnd:
-    """A `bus.channel.End` whose only proposer is `propose`, run at once when it is given a lease.
+class InProcessChannel:
+    """A `bus.channel.Channel` whose only proposer is `propose`, run at once when it is given a lease.
 
     `propose` gives candidates in words, or None to give the lease back. `hear` is told every outcome.
     """
@@ -31,7 +31,7 @@ class MemoryEnd:
         self._answers: list[Answer] = []
 
     def poll(self, now: float) -> list[Answer]:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         answers, self._answers = self._answers, []
         for answer in answers:
             self._leases.settle(answer.proposal.lease, PEER, now)
@@ -39,11 +39,11 @@ class MemoryEnd:
         return answers
 
     def can_lease(self) -> bool:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         return self._leases.can_grant()
 
     def lease(self, digest: Digest, now: float) -> Lease | None:
-        """See `bus.channel.End`. The answer is there when this returns."""
+        """See `bus.channel.Channel`. The answer is there when this returns."""
         lease = self._leases.grant(digest, now)
         if lease is None:
             return None
@@ -56,7 +56,7 @@ class MemoryEnd:
         return lease
 
     def tell(self, outcome: Outcome) -> None:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         if self._hear is not None:
             self._hear(outcome)
 
@@ -64,7 +64,7 @@ class MemoryEnd:
         """Nothing to wait for: what will come is there already."""
 
     def counts(self) -> Counts:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         return Counts(len(self._leases.peers), len(self._leases.live), dict(self._leases.ended), {})
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from bus.channel import Answer, Counts, End
+from bus.channel import Answer, Channel, Counts
 from bus.leases import Lease
 from bus.messages import Count, Digest, Outcome, Part, Proposal, Work
 from shared.errors import UserError
@@ -21,13 +21,13 @@ class Entry(Part):
     message: Annotated[Work | Proposal | Outcome, Field(discriminator="kind")]
 
 
-class Recorder:
-    """A `bus.channel.End` that passes everything on to `end` and appends it to the file at `path`.
+class RecordingChannel:
+    """A `bus.channel.Channel` that passes everything on to `end` and appends it to the file at `path`.
 
     `step` tells the lane-steps spent so far.
     """
 
-    def __init__(self, end: End, path: Path, step: Callable[[], int]) -> None:
+    def __init__(self, end: Channel, path: Path, step: Callable[[], int]) -> None:
         self._end = end
         self._step = step
         self.can_lease = end.can_lease  # as it is, without a detour: it is asked every step
@@ -35,34 +35,34 @@ class Recorder:
         self._file = path.open("a", encoding="utf-8")
 
     def poll(self, now: float) -> list[Answer]:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         answers = self._end.poll(now)
         for answer in answers:
             self._write(answer.proposal)
         return answers
 
     def lease(self, digest: Digest, now: float) -> Lease | None:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         lease = self._end.lease(digest, now)
         if lease is not None:
             self._write(Work(lease=lease.id, seconds=lease.expires - now, digest=digest))
         return lease
 
     def tell(self, outcome: Outcome) -> None:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         self._write(outcome)
         self._end.tell(outcome)
 
     def wait(self, seconds: float) -> None:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         self._end.wait(seconds)
 
     def counts(self) -> Counts:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         return self._end.counts()
 
     def close(self) -> None:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         self._end.close()
         self._file.close()
 

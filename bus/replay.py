@@ -13,8 +13,8 @@ from shared.errors import UserError
 PEER = b"record"
 
 
-class ReplayEnd:
-    """A `bus.channel.End` that plays back the record at `path`.
+class ReplayChannel:
+    """A `bus.channel.Channel` that plays back the record at `path`.
 
     `step` tells the lane-steps spent so far. A run with the settings of the recorded one then asks and is
     answered as that one was.
@@ -34,7 +34,7 @@ class ReplayEnd:
             self._load(entry, f"{path}, line {number}")
 
     def poll(self, now: float) -> list[Answer]:  # noqa: ARG002  the recorded step decides, not the clock
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         due: list[Answer] = []
         while self._answers and self._answers[0][0] <= self._step():
             due.append(self._answers.popleft()[1])
@@ -42,11 +42,11 @@ class ReplayEnd:
         return due
 
     def can_lease(self) -> bool:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         return bool(self._work) and self._work[0][0] <= self._step()
 
     def lease(self, digest: Digest, now: float) -> Lease | None:
-        """See `bus.channel.End`. The lease has the recorded name."""
+        """See `bus.channel.Channel`. The lease has the recorded name."""
         if not self.can_lease():
             return None
         _, work = self._work.popleft()
@@ -60,7 +60,7 @@ class ReplayEnd:
         """Nothing to wait for: answers come by the step."""
 
     def counts(self) -> Counts:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         live = sum(answer.proposal.lease in self._out for _, answer in self._answers)
         unanswered = len(self._out) - live - self._settled
         return Counts(1, live, {"settled": self._settled, "released": 0, "expired": unanswered, "gone": 0}, {})

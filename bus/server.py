@@ -7,8 +7,8 @@ from collections import Counter
 
 import zmq
 
-from bus.codec import BadFrame, Malformed, decode, encode
 from bus.channel import Answer, Counts
+from bus.codec import BadFrame, Malformed, decode, encode
 from bus.leases import Lease, Leases, Peer
 from bus.messages import Bye, Digest, Heard, Message, Outcome, Proposal, Ready, Reject, Work
 from bus.sockets import SILENT_INTERVALS, Socket, host_of, open_socket, receive_frames, send
@@ -26,7 +26,7 @@ FAREWELL_SECONDS = 0.1
 """A DEALER with IMMEDIATE drops what it has not read yet when the connection ends: time to read the bye."""
 
 
-class TrainerEnd:
+class BusServer:
     """Listens for proposers at `settings.bind`. Nothing that comes over the wire raises.
 
     Raises:
@@ -53,7 +53,7 @@ class TrainerEnd:
         """Where it listens; tells the port where `settings.bind` left it open."""
 
     def poll(self, now: float) -> list[Answer]:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         answers: list[Answer] = []
         look = now >= self._look_due
         if self._unread or (look and self._arrivals.poll(0)):
@@ -64,11 +64,11 @@ class TrainerEnd:
         return answers
 
     def can_lease(self) -> bool:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         return self._leases.can_grant()
 
     def lease(self, digest: Digest, now: float) -> Lease | None:
-        """See `bus.channel.End`.
+        """See `bus.channel.Channel`.
 
         Raises:
             TooLong: the digest does not fit into a frame.
@@ -79,16 +79,16 @@ class TrainerEnd:
         return None
 
     def tell(self, outcome: Outcome) -> None:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         self._send_all(outcome)
 
     def wait(self, seconds: float) -> None:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         self._unread = True
         self._socket.poll(int(seconds * 1000))
 
     def counts(self) -> Counts:
-        """See `bus.channel.End`."""
+        """See `bus.channel.Channel`."""
         leases = self._leases
         return Counts(len(leases.peers), len(leases.live), dict(leases.ended), dict(self._rejected))
 

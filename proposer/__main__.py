@@ -9,8 +9,8 @@ from types import FrameType
 from typing import NoReturn
 
 from shared import health, logs
-from shared.errors import run_command
 from shared.config import CommandLine
+from shared.errors import run_command
 from shared.metrics import ProposerMetrics
 from shared.settings import Settings
 
@@ -37,16 +37,16 @@ def _settings() -> Settings:
 
 
 def _serve(settings: Settings) -> None:
-    from bus.client import ProposerEnd  # these load LangChain, which --help and a wrong setting need not wait for
+    from bus.client import BusClient  # these load LangChain, which --help and a wrong setting need not wait for
     from proposer.agent import Agent
-    from proposer.chain import Asker
+    from proposer.chain import ProposalChain
     from proposer.chat_models import choose_kind, make_model
 
-    asker = Asker(make_model(settings.proposer), choose_kind(settings.proposer))
-    asker.warm_up()
+    chain = ProposalChain(make_model(settings.proposer), choose_kind(settings.proposer))
+    chain.warm_up()
     metrics = ProposerMetrics(recipe=settings.recipe, model=settings.proposer.model)
     alive = health.Health(settings.metrics.stale_seconds)
-    end = ProposerEnd(
+    end = BusClient(
         settings.bus.connect,
         name=f"{socket.gethostname()}-{os.getpid()}"[:200],
         model=settings.proposer.model[:200],
@@ -54,7 +54,7 @@ def _serve(settings: Settings) -> None:
         max_frame_bytes=settings.bus.max_frame_bytes,
     )
     health.start(settings.metrics, metrics.registry, alive)
-    agent = Agent(settings.proposer, asker, end, metrics, alive)
+    agent = Agent(settings.proposer, chain, end, metrics, alive)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     log.info("%s waits for work from %s", settings.proposer.model, ", ".join(settings.bus.connect))

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from bus.client import BusClient
 from bus.messages import Bye, Message, Outcome, Proposal, Reject, Usage, Work
-from bus.client import ProposerEnd
 from proposer.backoff import Backoff
-from proposer.chain import Answer, Asker
-from proposer.memory import Memory
+from proposer.chain import Answer, ProposalChain
 from proposer.llm_errors import describe, is_timeout
+from proposer.memory import Memory
 from shared.health import Health
 from shared.metrics import ProposerMetrics
 from shared.settings import ProposerSettings
@@ -44,16 +44,16 @@ class Agent:
     """The loop of a proposer."""
 
     def __init__(
-        self, settings: ProposerSettings, asker: Asker, end: ProposerEnd, metrics: ProposerMetrics, health: Health
+        self, settings: ProposerSettings, chain: ProposalChain, end: BusClient, metrics: ProposerMetrics, health: Health
     ) -> None:
         self._settings = settings
-        self._asker = asker
+        self._asker = chain
         self._end = end
         self._metrics = metrics
         self._health = health
         self._memory = Memory(settings.memory)
         self._backoff = Backoff()
-        self._pool = ThreadPoolExecutor(settings.slots, thread_name_prefix="llm")
+        self._pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="llm")
         self._jobs: list[Job] = []
         self._connected: set[str] = set()
         self._state = ""
@@ -79,7 +79,7 @@ class Agent:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _credits(self) -> int:
-        return self._backoff.credits(self._settings.slots - len(self._jobs), time.monotonic())
+        return self._backoff.credits(self._settings.max_concurrency - len(self._jobs), time.monotonic())
 
     def _holding(self) -> dict[str, list[str]]:
         held: dict[str, list[str]] = {}

@@ -10,9 +10,9 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnablePassthrough
 
 from bus.messages import Digest, Fate
+from proposer.deadline import DeadlineCallback
 from proposer.meta_prompt import Kind, beginning, write
 from proposer.parsing import Parsed, key, parse_continuations, parse_list
-from proposer.deadline import Watch
 
 LINE_TOKENS = 20
 """Longest continuation."""
@@ -44,7 +44,7 @@ class Request:
     """Keys of texts that are not wanted again."""
 
 
-class Asker:
+class ProposalChain:
     """Asks one model, from any thread."""
 
     def __init__(self, model: BaseLanguageModel[Any], kind: Kind) -> None:
@@ -66,8 +66,8 @@ class Asker:
             Exception: whatever the model's library raises.
         """
         began = time.monotonic()
-        watch = Watch(deadline)
-        config: RunnableConfig = {"callbacks": [watch]}
+        deadline_callback = DeadlineCallback(deadline)
+        config: RunnableConfig = {"callbacks": [deadline_callback]}
         if self._serial:
             config["max_concurrency"] = 1  # a slot is one request at a time
         candidates: list[str] = []
@@ -77,7 +77,7 @@ class Asker:
             missing = digest.wanted - len(candidates)
             request = Request(digest, fates, missing, frozenset(tried))
             try:
-                watch.check()
+                deadline_callback.check()
                 parsed = self._chain.invoke({"request": request}, config)
             except TimeoutError:
                 if candidates:
@@ -88,7 +88,9 @@ class Asker:
             tried.update(map(key, parsed.candidates))
             if len(candidates) >= digest.wanted:
                 break
-        return Answer(candidates, dropped, time.monotonic() - began, watch.tokens_in, watch.tokens_out)
+        return Answer(
+            candidates, dropped, time.monotonic() - began, deadline_callback.tokens_in, deadline_callback.tokens_out
+        )
 
 
 def build(model: BaseLanguageModel[Any], kind: Kind) -> Runnable[dict[str, Any], Parsed]:

@@ -12,7 +12,7 @@ from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from pydantic import ValidationError
 
 from proposer.meta_prompt import Kind
-from proposer.redaction import scrub
+from proposer.redaction import redact
 from shared.errors import UserError
 from shared.settings import ProposerSettings
 from shared.text import clean, cut
@@ -28,8 +28,8 @@ NO_KEY = "none"
 
 def choose_kind(settings: ProposerSettings) -> Kind:
     """The meta-prompt for a model: small embedded ones cannot follow instructions, but they can go on with a list."""
-    if settings.kind != "auto":
-        return settings.kind
+    if settings.prompt_style != "auto":
+        return settings.prompt_style
     return "continue" if _split(settings.model)[0] == "embedded" else "instruct"
 
 
@@ -123,7 +123,7 @@ def _check_key(model: BaseChatModel, options: dict[str, Any]) -> None:
 
 def _explain(spec: str, error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return f"proposer.model {spec!r}: " + "; ".join(scrub(detail["msg"]) for detail in error.errors())
+        return f"proposer.model {spec!r}: " + "; ".join(redact(detail["msg"]) for detail in error.errors())
     text = str(error)
     known = re.search(r"[Ss]upported (?:model )?providers(?: are)?: (.+)", text)
     if known:
@@ -149,4 +149,4 @@ def _missing(error: ImportError, package: str, extra: str | None) -> UserError:
 
 def one_line(error: BaseException) -> str:
     """What an exception says, on one short line, without keys."""
-    return cut(clean(scrub(str(error)[:2000])), 160) or type(error).__name__
+    return cut(clean(redact(str(error)[:2000])), 160) or type(error).__name__

@@ -13,7 +13,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 logging.getLogger("langchain_core.callbacks.manager").setLevel(logging.ERROR)
 
 
-class Watch(BaseCallbackHandler):
+class DeadlineCallback(BaseCallbackHandler):
     """A LangChain callback for the requests of one lease."""
 
     raise_error = True  # else LangChain only logs what a callback raises

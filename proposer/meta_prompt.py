@@ -11,8 +11,8 @@ from string import Template
 from typing import Literal
 
 from bus.messages import Digest, Fate, Measured, Point, Push, Slope
+from shared.subsampling import subsample
 from shared.text import clean, cut
-from shared.subsampling import thin
 
 Kind = Literal["instruct", "continue"]
 
@@ -47,7 +47,7 @@ def _write_instruct(digest: Digest, fates: Sequence[Fate]) -> str:
     return _template("instruct").substitute(
         task=_line(digest.task, LONGEST_TASK),
         labels=_labels(digest.labels, ", "),
-        trajectory=_lines(_point(point) for point in _worst_first(thin(digest.trajectory, MOST_POINTS))),
+        trajectory=_lines(_point(point) for point in _worst_first(subsample(digest.trajectory, MOST_POINTS))),
         pushes=_lines(_push(push) for push in digest.pushes[:MOST_PUSHES]),
         slope=_slope(digest),
         best=_lines(_measured(measured) for measured in reversed(digest.best[:MOST_BEST])),

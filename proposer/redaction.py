@@ -14,7 +14,7 @@ IN_ADDRESS = re.compile(r"://[^/\s@]+@")
 HIDDEN = "[hidden]"
 
 
-def scrub(text: str) -> str:
+def redact(text: str) -> str:
     """The text without the values of secret environment variables and without what looks like a key."""
     secrets = {value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST}
     for secret in sorted(secrets, key=len, reverse=True):  # a long one may hold a short one

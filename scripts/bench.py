@@ -48,7 +48,7 @@ def overlap(options: argparse.Namespace) -> None:
     llm = FreshLLM()
     llm.delay = options.sleep
     with tempfile.TemporaryDirectory() as folder, Household(Path(folder)) as home:
-        endless = {"steps": 1_000_000, "restarts.queue": 1, "restarts.trial_steps": 5, "restarts.patience": 0}
+        endless = {"steps": 1_000_000, "restarts.queue_size": 1, "restarts.trial_steps": 5, "restarts.patience": 0}
         trainer = home.trainer("demo", *(f"--{key}={value}" for key, value in endless.items()))
         trainer.wait_for("step 0/")
         time.sleep(options.settle)

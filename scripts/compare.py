@@ -27,19 +27,19 @@ logs.set_up()
 
 import torch  # noqa: E402
 
+from shared.config import CommandLine  # noqa: E402
 from shared.errors import UserError, run_command  # noqa: E402
 from shared.health import Health  # noqa: E402
-from shared.config import CommandLine  # noqa: E402
 from shared.metrics import TrainerMetrics  # noqa: E402
 from shared.settings import Settings  # noqa: E402
 from trainer.backbones import load_backbone  # noqa: E402
-from trainer.result.finalize import conclude  # noqa: E402
-from trainer.runs.directory import SUMMARY, RunFolder, read_json  # noqa: E402
 from trainer.listening import open_bus  # noqa: E402
-from trainer.search.schedule import with_budget  # noqa: E402
+from trainer.result.finalize import finalize  # noqa: E402
+from trainer.runs.directory import SUMMARY, RunDirectory, read_json  # noqa: E402
 from trainer.runs.signals import Stopped, StopSignals  # noqa: E402
+from trainer.search.schedule import resolve_budget  # noqa: E402
 from trainer.tasks import load_task  # noqa: E402
-from trainer.tune import Ground, Watch, tune  # noqa: E402
+from trainer.tune import TuningContext, Watch, tune  # noqa: E402
 
 ARMS = {
     "head": ["--restarts.policy", "none", "--prompt.frozen"],
@@ -135,7 +135,7 @@ def _proposer(arms: list[str], extra: list[str]) -> Iterator[str]:
 
 
 def _run_recipe(recipe: str, options: argparse.Namespace, extra: list[str], signals: StopSignals) -> None:
-    ground: Ground | None = None
+    context: TuningContext | None = None
     for seed in options.seeds:
         for arm in options.arms:
             path = _path(recipe, arm, seed, options)
@@ -146,22 +146,22 @@ def _run_recipe(recipe: str, options: argparse.Namespace, extra: list[str], sign
             settings = line.resolve(line.parse_args([recipe, "--seed", str(seed), *data, *ARMS[arm], *extra]))
             torch.set_num_threads(settings.threads or 1)  # the other processor is the LLM's
             task = load_task(settings.task, seed)
-            settings = with_budget(settings, len(task.train.examples))
+            settings = resolve_budget(settings, len(task.train.examples))
             health = Health(settings.metrics.stale_seconds)
-            backbone = ground.backbone if ground else load_backbone(settings, task)
-            ground = Ground(task, backbone, health.beat)  # the backbone keeps what it encoded for all runs
+            backbone = context.backbone if context else load_backbone(settings, task)
+            context = TuningContext(task, backbone, health.beat)  # the backbone keeps what it encoded for all runs
             watch = Watch(TrainerMetrics(recipe=recipe, run=path.name), health, signals)
-            _run_arm(settings, ground, path, watch)
+            _run_arm(settings, context, path, watch)
             found = read_json(path / SUMMARY)
             print(f"{recipe} seed {seed} {arm}: test {_test(found):.2%}, {found['seconds']:.0f} s", flush=True)
 
 
-def _run_arm(settings: Settings, ground: Ground, path: Path, watch: Watch) -> None:
+def _run_arm(settings: Settings, context: TuningContext, path: Path, watch: Watch) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(path)
+    folder = RunDirectory(path)
     logging.getLogger("trainer").setLevel(logging.WARNING)
-    result, state = tune(settings, ground, folder, watch, open_bus(settings, folder.name))
-    conclude(settings, ground, folder, state, {"result": result}, "result")
+    result, state = tune(settings, context, folder, watch, open_bus(settings, folder.name))
+    finalize(settings, context, folder, state, {"result": result}, "result")
     folder.close()
 
 

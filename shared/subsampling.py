@@ -6,7 +6,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def thin(items: Sequence[T], most: int) -> list[T]:
+def subsample(items: Sequence[T], most: int) -> list[T]:
     """At most `most` (2 or more) of `items`, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return list(items)

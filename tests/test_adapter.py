@@ -10,11 +10,11 @@ from small_encoders import save_small_encoder
 from test_decoder import TEMPLATE, bytes_tokenizer, tiny_model
 
 from shared.settings import BackboneSettings, PromptSettings
-from trainer.result.adapter import export_adapter
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.encoder import Encoder
-from trainer.tasks.examples import Example
+from trainer.result.adapter import export_adapter
 from trainer.search.lanes import stack
+from trainer.tasks.examples import Example
 
 LABELS = ["yes", "no", "maybe"]
 PAIRS = [("apple pear plum lemon, lime", "fig"), ("lime", "plum and grape"), ("melon " * 40, "date")]
@@ -74,10 +74,10 @@ def test_peft_gives_the_scores_of_a_tuned_decoder(tmp_path):
 
 
 def test_what_peft_cannot_express_is_told_instead(tmp_path):
-    ours = encoder(save_small_encoder("bert", tmp_path), pool="text")
+    ours = encoder(save_small_encoder("bert", tmp_path), pooling="text")
     reason = export_adapter(tmp_path, ours, torch.zeros(2, 32), ours.new_head(1))
 
-    assert reason and "backbone.pool" in reason and "\n" not in reason
+    assert reason and "backbone.pooling" in reason and "\n" not in reason
     assert not (tmp_path / "adapter").exists()
 
 

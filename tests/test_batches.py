@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.search.batches import batch_rows
+from trainer.search.batches import batch_indices
 
 SIZE, EXAMPLES = 16, 500
 STEPS = 32  # an epoch's
@@ -11,7 +11,7 @@ LENGTHS = torch.randint(4, 128, (EXAMPLES,), generator=torch.Generator().manual_
 
 
 def epoch(number, seed=1, lengths=LENGTHS):
-    return [batch_rows(number * STEPS + step, SIZE, EXAMPLES, seed, lengths) for step in range(STEPS)]
+    return [batch_indices(number * STEPS + step, SIZE, EXAMPLES, seed, lengths) for step in range(STEPS)]
 
 
 def padded(batches):
@@ -29,9 +29,11 @@ def test_an_epoch_sees_every_row_once(lengths):
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["shuffled", "by length"])
 def test_a_step_can_be_asked_for_out_of_order(lengths):
     before = [rows.tolist() for rows in epoch(0, lengths=lengths)]
-    batch_rows(STEPS * 7, SIZE, EXAMPLES, 2, lengths)  # what is kept of the first epoch is dropped
-    batch_rows(STEPS * 8, SIZE, EXAMPLES, 2, lengths)
-    again = [batch_rows(step, SIZE, EXAMPLES, 1, None if lengths is None else lengths.clone()) for step in range(STEPS)]
+    batch_indices(STEPS * 7, SIZE, EXAMPLES, 2, lengths)  # what is kept of the first epoch is dropped
+    batch_indices(STEPS * 8, SIZE, EXAMPLES, 2, lengths)
+    again = [
+        batch_indices(step, SIZE, EXAMPLES, 1, None if lengths is None else lengths.clone()) for step in range(STEPS)
+    ]
 
     assert [rows.tolist() for rows in again] == before
 

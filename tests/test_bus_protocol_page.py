@@ -9,7 +9,7 @@ from typing import get_args
 
 from bus.codec import MAX_FIELDS, MAX_LIST, MAX_TEXT_BYTES
 from bus.messages import VERSION, Digest, Message
-from bus.server import MESSAGES_PER_POLL, TrainerEnd
+from bus.server import MESSAGES_PER_POLL, BusServer
 from shared.settings import BusSettings
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -18,7 +18,7 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "protocol.md").read_text(
 def test_the_example_is_a_proposer(tmp_path):
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "example.py").write_text(example, encoding="utf-8")
-    end = TrainerEnd(BusSettings(bind="tcp://127.0.0.1:*"), run="r")
+    end = BusServer(BusSettings(bind="tcp://127.0.0.1:*"), run="r")
     child = subprocess.Popen([sys.executable, "example.py", end.endpoint], cwd=tmp_path)
     digest = Digest(
         run="r", sequence=0, step=0, budget=10, task="Sort the mail.", labels=["ham", "spam"], tokens=4, wanted=2,

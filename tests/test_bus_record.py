@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from bus.in_process import MemoryEnd
+from bus.in_process import InProcessChannel
 from bus.messages import Digest, Fate, Outcome, Proposal, Work
-from bus.record import Entry, Recorder, read
-from bus.replay import ReplayEnd
+from bus.record import Entry, RecordingChannel, read
+from bus.replay import ReplayChannel
 from shared.errors import UserError
 
 
@@ -51,7 +51,7 @@ def run(end, clock, steps=20, every=4):
 def recorded(tmp_path):
     path = tmp_path / "bus.jsonl"
     clock = Clock()
-    end = Recorder(MemoryEnd(echo, model="m"), path, clock)
+    end = RecordingChannel(InProcessChannel(echo, model="m"), path, clock)
     seen = run(end, clock)
     end.close()
     return path, seen
@@ -59,7 +59,7 @@ def recorded(tmp_path):
 
 def test_memory_answers_a_lease_at_the_next_poll():
     heard = []
-    end = MemoryEnd(echo, model="m", hear=heard.append)
+    end = InProcessChannel(echo, model="m", hear=heard.append)
     assert end.can_lease()
     lease = end.lease(digest(3), 0.0)
     assert not end.can_lease()
@@ -76,7 +76,7 @@ def test_memory_answers_a_lease_at_the_next_poll():
 
 
 def test_memory_takes_no_for_an_answer():
-    end = MemoryEnd(echo, model="m")
+    end = InProcessChannel(echo, model="m")
     assert end.lease(digest(8), 0.0)
     assert end.poll(1.0) == []
     assert end.can_lease()
@@ -96,7 +96,7 @@ def test_a_record_holds_everything_in_order(recorded):
 def test_a_replay_says_the_same_at_the_same_steps(recorded):
     path, seen = recorded
     clock = Clock()
-    end = ReplayEnd(path, clock)
+    end = ReplayChannel(path, clock)
     assert run(end, clock) == seen
     counts = end.counts()
     assert (counts.ended["settled"], counts.ended["expired"], counts.live) == (4, 1, 0)
@@ -104,7 +104,7 @@ def test_a_replay_says_the_same_at_the_same_steps(recorded):
 
 def test_every_line_is_there_before_the_run_goes_on(tmp_path):
     path = tmp_path / "bus.jsonl"
-    end = Recorder(MemoryEnd(echo, model="m"), path, lambda: 0)
+    end = RecordingChannel(InProcessChannel(echo, model="m"), path, lambda: 0)
     end.lease(digest(0), 0.0)
     assert len(list(read(path))) == 1
     end.poll(1.0)
@@ -116,7 +116,9 @@ def test_a_torn_last_line_is_left_out_and_cut_by_a_resumed_run(recorded):
     whole = list(read(path))
     path.write_bytes(path.read_bytes()[:-7])
     assert list(read(path)) == whole[:-1]
-    Recorder(MemoryEnd(echo, model="m"), path, lambda: 20).tell(Outcome(run="r", lease="l", step=20, fates=[]))
+    RecordingChannel(InProcessChannel(echo, model="m"), path, lambda: 20).tell(
+        Outcome(run="r", lease="l", step=20, fates=[])
+    )
     assert list(read(path)) == [*whole[:-1], Entry(step=20, message=Outcome(run="r", lease="l", step=20, fates=[]))]
 
 
@@ -129,7 +131,7 @@ def test_a_broken_line_is_named(recorded, line):
     lines[2] = line
     path.write_bytes(b"\n".join(lines))
     with pytest.raises(UserError, match=r"bus\.jsonl, line 3: "):
-        ReplayEnd(path, Clock())
+        ReplayChannel(path, Clock())
 
 
 def test_an_answer_without_a_lease_is_named(recorded):
@@ -137,9 +139,9 @@ def test_an_answer_without_a_lease_is_named(recorded):
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join(lines[1:]))
     with pytest.raises(UserError, match=r"bus\.jsonl, line 1: answers a lease"):
-        ReplayEnd(path, Clock())
+        ReplayChannel(path, Clock())
 
 
 def test_a_missing_record_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.jsonl: cannot be read"):
-        ReplayEnd(tmp_path / "nothing.jsonl", Clock())
+        ReplayChannel(tmp_path / "nothing.jsonl", Clock())

@@ -15,10 +15,10 @@ import msgpack
 import pytest
 import zmq
 
+from bus.client import BusClient
 from bus.codec import decode, encode
 from bus.messages import Bye, Digest, Fate, Outcome, Proposal, Ready, Reject, Usage, Work
-from bus.client import ProposerEnd
-from bus.server import MESSAGES_PER_POLL, TrainerEnd
+from bus.server import MESSAGES_PER_POLL, BusServer
 from shared.errors import UserError
 from shared.settings import BusSettings
 
@@ -75,7 +75,7 @@ def digest(step=0):
 
 @contextmanager
 def trainer(bind=ANY_PORT, lease_seconds=20.0, ready_seconds=READY_SECONDS):
-    end = TrainerEnd(BusSettings(bind=bind, lease_seconds=lease_seconds, ready_seconds=ready_seconds), run="r")
+    end = BusServer(BusSettings(bind=bind, lease_seconds=lease_seconds, ready_seconds=ready_seconds), run="r")
     try:
         yield end
     finally:
@@ -84,7 +84,7 @@ def trainer(bind=ANY_PORT, lease_seconds=20.0, ready_seconds=READY_SECONDS):
 
 @contextmanager
 def proposer(*endpoints):
-    end = ProposerEnd(list(endpoints), name="p", model="m", ready_seconds=READY_SECONDS, max_frame_bytes=LIMIT)
+    end = BusClient(list(endpoints), name="p", model="m", ready_seconds=READY_SECONDS, max_frame_bytes=LIMIT)
     try:
         yield end
     finally:
@@ -455,7 +455,7 @@ def test_who_reads_nothing_blocks_nobody():
 )
 def test_a_bind_open_to_other_hosts_is_refused(bind):
     with pytest.raises(UserError, match="CURVE") as caught:
-        TrainerEnd(BusSettings(bind=bind), run="r")
+        BusServer(BusSettings(bind=bind), run="r")
     assert "127.0.0.1" in str(caught.value)
     assert "SSH" in str(caught.value)
 
@@ -471,11 +471,11 @@ def test_loopback_will_do(bind, tmp_path):
 
 def test_a_port_in_use_is_told():
     with trainer() as end, pytest.raises(UserError, match="in use"):
-        TrainerEnd(BusSettings(bind=end.endpoint), run="r")
+        BusServer(BusSettings(bind=end.endpoint), run="r")
 
 
 def test_bad_addresses_are_told():
     with pytest.raises(UserError, match=r"bus\.bind"):
-        TrainerEnd(BusSettings(bind="tcp://127.0.0.1:99999"), run="r")
+        BusServer(BusSettings(bind="tcp://127.0.0.1:99999"), run="r")
     with pytest.raises(UserError, match=r"bus\.connect"), proposer("tcp://nowhere"):
         pass

@@ -11,10 +11,10 @@ import pytest
 from llm_server import CANDIDATES, LLMServer
 
 from bus.messages import Digest, Fate, Measured
-from proposer.chain import Asker
+from proposer.chain import ProposalChain
 from proposer.chat_models import choose_kind, make_model
-from proposer.redaction import scrub
 from proposer.llm_errors import describe, is_timeout
+from proposer.redaction import redact
 from shared.errors import UserError
 from shared.settings import ProposerSettings
 
@@ -60,7 +60,7 @@ def make(model, **values):
 
 
 def ask(model, kind="instruct", seconds=30.0, digest=DIGEST, fates=()):
-    return Asker(model, kind).ask(digest, list(fates), time.monotonic() + seconds)
+    return ProposalChain(model, kind).ask(digest, list(fates), time.monotonic() + seconds)
 
 
 def failure(model, seconds=30.0):
@@ -218,10 +218,10 @@ def test_no_gguf(tmp_path):
 
 def test_scrub(monkeypatch):
     monkeypatch.setenv("SOME_PROVIDER_API_KEY", "plainword99")
-    line = scrub(f"bad plainword99 at http://me:pw@host/v1 Bearer abc.def {KEY} AIzaSyFAKE0123456789 sk-***xyz1")
+    line = redact(f"bad plainword99 at http://me:pw@host/v1 Bearer abc.def {KEY} AIzaSyFAKE0123456789 sk-***xyz1")
     for secret in ("plainword99", "me:pw", "abc.def", KEY, "AIzaSy", "xyz1"):
         assert secret not in line
-    assert scrub("a task about hotels") == "a task about hotels"
+    assert redact("a task about hotels") == "a task about hotels"
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_scrub(monkeypatch):
     ],
 )
 def test_the_kind_follows_the_model_or_the_setting(spec, set_kind, kind):
-    assert choose_kind(ProposerSettings(model=spec, kind=set_kind)) == kind
+    assert choose_kind(ProposerSettings(model=spec, prompt_style=set_kind)) == kind
 
 
 @needs_embedded
@@ -257,7 +257,7 @@ class TestEmbedded:
         assert ask(make(f"embedded:{packaged_model()}"), "continue").candidates
 
     def test_can_be_instructed(self):
-        answer = ask(make("embedded", seed=1, kind="instruct", max_tokens=60), "instruct")
+        answer = ask(make("embedded", seed=1, prompt_style="instruct", max_tokens=60), "instruct")
         assert 0 < answer.tokens_out <= 60
 
     def test_a_long_meta_prompt_loses_its_beginning(self, monkeypatch):
@@ -272,10 +272,10 @@ class TestEmbedded:
         assert len(model._tokens("<|im_end|>")) > 1
 
     def test_threads_wait_for_each_other(self):
-        asker = Asker(make("embedded", seed=1), "continue")
+        chain = ProposalChain(make("embedded", seed=1), "continue")
         answers = []
         threads = [
-            threading.Thread(target=lambda: answers.append(asker.ask(DIGEST, [], time.monotonic() + 60)))
+            threading.Thread(target=lambda: answers.append(chain.ask(DIGEST, [], time.monotonic() + 60)))
             for _ in range(3)
         ]
         for thread in threads:
@@ -285,7 +285,7 @@ class TestEmbedded:
         assert [bool(answer.candidates) for answer in answers] == [True] * 3
 
     def test_breaks_off_when_its_time_is_up(self):
-        assert is_timeout(failure(make("embedded", seed=1, kind="instruct"), seconds=0.3))
+        assert is_timeout(failure(make("embedded", seed=1, prompt_style="instruct"), seconds=0.3))
 
     def test_loads_quietly_and_no_more_than_it_needs(self):
         code = (

@@ -7,13 +7,13 @@ from conftest import make_settings
 from bus.messages import Fate
 from shared.errors import UserError
 from trainer.runs.checkpoint import load_checkpoint, save_checkpoint
-from trainer.search.evaluation import Fitness
 from trainer.runs.directory import CHECKPOINT as FILE
 from trainer.runs.directory import has_checkpoint
-from trainer.search.lanes import Origin, descend, look_downhill, open_lane, stack_lanes
+from trainer.search.evaluation import EvalResult
+from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, stack_lanes
 from trainer.search.pool import Pool, Snapshot
+from trainer.search.prompt_init import PromptInit
 from trainer.search.restarts import Restarts
-from trainer.search.prompt_init import Starts
 from trainer.search.state import State
 from trainer.search.trajectory import Trajectory
 
@@ -28,8 +28,8 @@ def head():
 
 def step(lanes):
     heads = torch.stack([lane.head["weight"].square().sum() for lane in lanes])
-    look_downhill(lanes, torch.sin(stack_lanes(lanes).prompts).sum((1, 2)) + heads)
-    descend(lanes, SETTINGS.optimizer.lr)
+    backward(lanes, torch.sin(stack_lanes(lanes).prompts).sum((1, 2)) + heads)
+    optimizer_step(lanes, SETTINGS.optimizer.lr)
 
 
 def make_state(fruit, starts):
@@ -43,7 +43,7 @@ def make_state(fruit, starts):
     step(lanes)
     lanes.append(open_lane(4, fruit.embed("lime", 8), HEAD, (words,), SETTINGS))  # has not taken a step yet
     trajectory = Trajectory()
-    trajectory.evaluated(0, lanes[0].prompt, Fitness(1.0, 0.5), fruit, SETTINGS)
+    trajectory.evaluated(0, lanes[0].prompt, EvalResult(1.0, 0.5), fruit, SETTINGS)
     trajectory.step(0.7)
     trajectory.fates.append(Fate(words="plum", fate="dropped", score=0.4, gain=-0.2))
     restarts = Restarts(SETTINGS.restarts, SETTINGS.steps)
@@ -52,15 +52,15 @@ def make_state(fruit, starts):
     restarts.opened(3, restarts.start(3, 1.0, 1))
     restarts.receive(["peach"], "l2", 3, 4)
     pool = Pool()
-    pool.add(Snapshot(0, 4, torch.rand(2, 6), head(), (words,), Fitness(0.3, 0.75)))
-    pool.add(Snapshot(3, 4, torch.rand(1, 6), head(), (words, second), Fitness(0.2, 0.7)))
+    pool.add(Snapshot(0, 4, torch.rand(2, 6), head(), (words,), EvalResult(0.3, 0.75)))
+    pool.add(Snapshot(3, 4, torch.rand(1, 6), head(), (words, second), EvalResult(0.2, 0.7)))
     starts.propose(trajectory.digest("r", 0, lanes[0].prompt, None, ["a", "b"], fruit, SETTINGS))
-    return State(lanes, Fitness(0.3, 0.75), trajectory, restarts, pool, 9, 5, 5, 1.25, 0.125)
+    return State(lanes, EvalResult(0.3, 0.75), trajectory, restarts, pool, 9, 5, 5, 1.25, 0.125)
 
 
 @pytest.fixture
 def saved(tmp_path, fruit):
-    starts = Starts(SETTINGS, fruit)
+    starts = PromptInit(SETTINGS, fruit)
     state = make_state(fruit, starts)
     save_checkpoint(tmp_path, state, starts)
     return tmp_path, state, starts
@@ -68,11 +68,11 @@ def saved(tmp_path, fruit):
 
 def test_all_of_a_state_comes_back(saved, fruit):
     folder, state, _ = saved
-    again = load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU)
+    again = load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU)
     for name in ("spent", "turns", "opened", "seconds", "stalled_seconds", "dev"):
         assert getattr(again, name) == getattr(state, name)
-    assert again.trajectory.state() == state.trajectory.state()
-    assert again.restarts.state() == state.restarts.state()
+    assert again.trajectory.state_dict() == state.trajectory.state_dict()
+    assert again.restarts.state_dict() == state.restarts.state_dict()
     assert len(again.pool.snapshots) == len(state.pool.snapshots) == 2
     for one, other in zip(again.pool.snapshots, state.pool.snapshots, strict=True):
         assert torch.equal(one.prompt, other.prompt)
@@ -86,7 +86,7 @@ def test_all_of_a_state_comes_back(saved, fruit):
 
 def test_the_optimizers_go_on_bit_for_bit(saved, fruit):
     folder, state, _ = saved
-    again = load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU)
+    again = load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU)
     for _ in range(3):
         step(state.lanes)
         step(again.lanes)
@@ -97,17 +97,17 @@ def test_the_optimizers_go_on_bit_for_bit(saved, fruit):
 
 def test_the_control_draws_on_where_it_was(saved, fruit):
     folder, state, starts = saved
-    other = Starts(SETTINGS, fruit)
+    other = PromptInit(SETTINGS, fruit)
     load_checkpoint(folder, SETTINGS, other, CPU)
     digest = state.trajectory.digest("r", 0, state.lanes[0].prompt, None, ["a", "b"], fruit, SETTINGS)
-    assert other.propose(digest) == starts.propose(digest) != Starts(SETTINGS, fruit).propose(digest)
+    assert other.propose(digest) == starts.propose(digest) != PromptInit(SETTINGS, fruit).propose(digest)
 
 
 def test_a_newer_checkpoint_replaces_the_older_whole(saved, fruit):
     folder, state, starts = saved
-    state.spent = 10
+    state.lane_steps = 10
     save_checkpoint(folder, state, starts)
-    assert load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU).spent == 10
+    assert load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU).lane_steps == 10
     assert [path.name for path in (folder / FILE).parent.iterdir()] == [(folder / FILE).name]
 
 
@@ -119,15 +119,15 @@ def test_a_save_that_is_cut_off_leaves_the_older_one(saved, fruit, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("trainer.runs.checkpoint.save_file", fail)
-    state.spent = 10
+    state.lane_steps = 10
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(folder, state, starts)
-    assert load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU).spent == 9
+    assert load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU).lane_steps == 9
 
 
 def refusal(folder, fruit):
     with pytest.raises(UserError) as caught:
-        load_checkpoint(folder, SETTINGS, Starts(SETTINGS, fruit), CPU)
+        load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU)
     assert str(folder / FILE) in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -25,8 +25,8 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.augment import random_views
 from trainer.backbones.dual_encoder import DualEncoder
-from trainer.tasks.examples import Example
 from trainer.search.lanes import stack
+from trainer.tasks.examples import Example
 
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10" / "test"
 LABELS = ["dog", "fire truck", "cat"]
@@ -113,7 +113,7 @@ def text_features(folder, texts, **padding):
 
 
 def vectors_of(backbone, *words):
-    return backbone.class_vectors(stack([backbone.vocabulary.embed(text, 16) for text in words]))
+    return backbone.class_embeddings(stack([backbone.vocabulary.embed(text, 16) for text in words]))
 
 
 TEXTS = {
@@ -154,13 +154,13 @@ def test_each_class_of_clip_reads_its_own_prompt(clip_folder):
     backbone = open_model(clip_folder, ["dog", "cat"], PromptSettings(per_class=True))
     lane = torch.cat([backbone.vocabulary.embed(words, 16) for words in ("a photo", "of the")])
     expected = normalize(text_features(clip_folder, ["a photo dog.", "of the cat."], padding=True), dim=-1)
-    torch.testing.assert_close(backbone.class_vectors(stack([lane]))[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.class_embeddings(stack([lane]))[0], expected, atol=1e-5, rtol=0)
 
 
 def test_only_the_prompt_learns(clip_folder):
     backbone = open_model(clip_folder)
     prompt = backbone.vocabulary.embed("a photo of", 16).requires_grad_()
-    backbone.class_vectors(stack([prompt]))[0, 0, 0].backward()
+    backbone.class_embeddings(stack([prompt]))[0, 0, 0].backward()
     assert prompt.grad.abs().amax(1).min() > 0
     assert not backbone.vocabulary.embeddings.requires_grad
 
@@ -266,7 +266,7 @@ def test_texts_are_refused(clip_folder):
 def test_a_label_too_long_for_clip_is_refused(tmp_path):
     folder = save_clip(tmp_path, positions=15)
     with pytest.raises(UserError, match=r"label 'fire truck' \(task.labels\).* room for 4"):
-        open_model(folder, prompt=PromptSettings(tokens=8), labels=["dog", "fire truck"])
+        open_model(folder, prompt=PromptSettings(num_tokens=8), labels=["dog", "fire truck"])
 
 
 def test_a_folder_without_image_processor_is_refused(tmp_path):

@@ -10,13 +10,13 @@ import torch
 from conftest import tiny_tokenizer
 from torch.testing import assert_close
 
-from shared.errors import UserError
 from shared.config import RECIPES
+from shared.errors import UserError
 from shared.settings import BackboneSettings
 from trainer.backbones.decoder import Decoder
-from trainer.tasks.examples import Example
-from trainer.search.lanes import stack
 from trainer.paths import find_file
+from trainer.search.lanes import stack
+from trainer.tasks.examples import Example
 
 TEMPLATE = "Review: {text}\nSentiment:"
 TEXTS = ["a good film", "a very bad film, and not at all a good one", "so {text} it is", "bad"]
@@ -298,10 +298,10 @@ def test_more_tokens_than_the_model_reads_are_refused(folder):
         model.logits(stack(prompts(model, 12)), prepare(model, "good film " * 200))
 
 
-@pytest.mark.parametrize("form", ["copa", "image"])
-def test_forms_without_label_words_are_refused(folder, form):
+@pytest.mark.parametrize("format", ["copa", "image"])
+def test_forms_without_label_words_are_refused(folder, format):
     with pytest.raises(UserError, match="scores label words"):
-        Decoder(BackboneSettings(family="decoder", path=str(folder("llama"))), ["one", "two"], form, CPU)
+        Decoder(BackboneSettings(family="decoder", path=str(folder("llama"))), ["one", "two"], format, CPU)
 
 
 def test_an_encoder_is_refused(tmp_path):

@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.dual_encoder import DualEncoder
-from trainer.tasks.examples import Example
 from trainer.search.evaluation import losses
 from trainer.search.lanes import stack
+from trainer.tasks.examples import Example
 
 SHORT = "a customer message about"
 LONG = "what somebody wrote to the shop"
@@ -86,25 +86,25 @@ def reference():
 
 
 @pytest.mark.parametrize("position", TEXTS)
-def test_a_prompt_in_words_is_what_the_encoder_makes_of_the_text(ground, reference, position):
-    backbone = placed(ground.backbone, position)
-    (vectors,) = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT)))
-    for label, vector in zip(ground.task.labels, vectors, strict=True):
+def test_a_prompt_in_words_is_what_the_encoder_makes_of_the_text(context, reference, position):
+    backbone = placed(context.backbone, position)
+    (vectors,) = backbone.class_embeddings(stack(prompts(backbone.vocabulary, SHORT)))
+    for label, vector in zip(context.task.labels, vectors, strict=True):
         expected = reference(TEXTS[position](SHORT, label))
         torch.testing.assert_close(vector, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("position", TEXTS)
-def test_a_longer_prompt_in_the_stack_changes_nothing(ground, reference, position):
-    backbone = placed(ground.backbone, position)
-    stacked = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT, LONG, "shop")))
+def test_a_longer_prompt_in_the_stack_changes_nothing(context, reference, position):
+    backbone = placed(context.backbone, position)
+    stacked = backbone.class_embeddings(stack(prompts(backbone.vocabulary, SHORT, LONG, "shop")))
     for prompt, vectors in zip((SHORT, LONG, "shop"), stacked, strict=True):
-        for label, vector in zip(ground.task.labels, vectors, strict=True):
+        for label, vector in zip(context.task.labels, vectors, strict=True):
             torch.testing.assert_close(vector, reference(TEXTS[position](prompt, label)), atol=1e-5, rtol=0)
 
 
 def test_prompts_tell_apart(backbone):
-    vectors = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT, LONG)))
+    vectors = backbone.class_embeddings(stack(prompts(backbone.vocabulary, SHORT, LONG)))
     assert (vectors[0] - vectors[1]).abs().max() > 0.01
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2, 3), atol=1e-5, rtol=0)
 
@@ -116,7 +116,7 @@ def test_examples_are_what_the_encoder_makes_of_them(backbone, reference):
 
 
 def test_scores_are_cosines_over_the_temperature(backbone):
-    vectors = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT, LONG)))
+    vectors = backbone.class_embeddings(stack(prompts(backbone.vocabulary, SHORT, LONG)))
     examples = read(backbone, "Where is my parcel?", "I cannot log in.")
     logits = backbone.logits(stack(prompts(backbone.vocabulary, SHORT, LONG)), examples)
     assert logits.shape == (2, 2, 3)
@@ -127,16 +127,16 @@ def test_scores_are_cosines_over_the_temperature(backbone):
                 assert logits[lane, row, label].item() == pytest.approx(cosine.item() / 0.05, abs=1e-3)
 
 
-def test_plain_words_label_better_than_chance(ground):
-    dev = ground.examples(ground.task.dev, "development rows")
-    logits = ground.backbone.logits(stack(prompts(ground.backbone.vocabulary, SHORT)), dev.inputs)
+def test_plain_words_label_better_than_chance(context):
+    dev = context.examples(context.task.dev, "development rows")
+    logits = context.backbone.logits(stack(prompts(context.backbone.vocabulary, SHORT)), dev.inputs)
     assert (logits[0].argmax(-1) == dev.targets).float().mean() > 0.4
 
 
 @pytest.mark.parametrize("position", TEXTS)
-def test_the_gradient_of_a_lane_is_that_of_the_lane_alone(ground, position):
-    backbone = placed(ground.backbone, position)
-    train = ground.examples(ground.task.train, "training rows")
+def test_the_gradient_of_a_lane_is_that_of_the_lane_alone(context, position):
+    backbone = placed(context.backbone, position)
+    train = context.examples(context.task.train, "training rows")
     starts = prompts(backbone.vocabulary, SHORT, LONG, "shop")
 
     def gradients(parameters):
@@ -150,17 +150,17 @@ def test_the_gradient_of_a_lane_is_that_of_the_lane_alone(ground, position):
         torch.testing.assert_close(gradient, alone, atol=1e-6, rtol=1e-4)
 
 
-def test_the_encoder_stays_frozen(ground):
-    backbone = ground.backbone
-    train = ground.examples(ground.task.train, "training rows")
-    before = backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT)))
+def test_the_encoder_stays_frozen(context):
+    backbone = context.backbone
+    train = context.examples(context.task.train, "training rows")
+    before = backbone.class_embeddings(stack(prompts(backbone.vocabulary, SHORT)))
     parameter = nn.Parameter(prompts(backbone.vocabulary, SHORT)[0])
     losses(backbone.logits(stack([parameter]), train.inputs), train.targets).sum().backward()
     assert parameter.grad is not None
     for weight in model_of(backbone).parameters():
         assert weight.grad is None and not weight.requires_grad
     assert not model_of(backbone).training
-    assert torch.equal(before, backbone.class_vectors(stack(prompts(backbone.vocabulary, SHORT))))
+    assert torch.equal(before, backbone.class_embeddings(stack(prompts(backbone.vocabulary, SHORT))))
 
 
 def test_texts_are_encoded_once(backbone):
@@ -214,7 +214,7 @@ def open_tiny(path, labels=("apple", "plum pear"), prompt=None, **values):
 def test_other_encoders_give_words_what_they_give_texts(tmp_path, kind):
     config = {} if kind == "Bert" else {"pad_token_id": 1}  # what their tables of positions are built on
     backbone = open_tiny(save_tiny(tmp_path / kind, kind, **config))
-    (vectors,) = backbone.class_vectors(stack(prompts(backbone.vocabulary, "kiwi fig")))
+    (vectors,) = backbone.class_embeddings(stack(prompts(backbone.vocabulary, "kiwi fig")))
     expected = read(backbone, "kiwi fig apple", "kiwi fig plum pear").vectors
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
 
@@ -254,8 +254,8 @@ def test_each_class_reads_its_own_prompt(tmp_path, position):
         torch.cat([words("peach olive melon", 9), words("mango lemon berry", 9)]),
         torch.cat([words("grape", 9), words("quince", 9)]),
     ]
-    assert backbone.contexts == 2
-    vectors = backbone.class_vectors(stack(lanes))
+    assert backbone.num_contexts == 2
+    vectors = backbone.class_embeddings(stack(lanes))
     said = [("kiwi fig", "lime date"), ("peach olive melon", "mango lemon berry"), ("grape", "quince")]
     for (one, other), lane in zip(said, vectors, strict=True):
         expected = read(backbone, TEXTS[position](one, "apple"), TEXTS[position](other, "plum pear")).vectors
@@ -265,7 +265,7 @@ def test_each_class_reads_its_own_prompt(tmp_path, position):
 def test_a_class_prompt_learns_from_its_own_class_text_alone(tmp_path):
     backbone = open_tiny(save_tiny(tmp_path / "model"), prompt=PromptSettings(per_class=True))
     prompt = nn.Parameter(torch.cat([backbone.vocabulary.embed(text, 9) for text in ("kiwi fig", "lime date")]))
-    backbone.class_vectors(stack([prompt]))[0, 1, :3].sum().backward()
+    backbone.class_embeddings(stack([prompt]))[0, 1, :3].sum().backward()
     assert prompt.grad[:2].abs().max() == 0 and prompt.grad[2:].abs().max() > 0
 
 
@@ -296,7 +296,7 @@ def test_a_label_without_words_is_refused(tmp_path):
 
 def test_a_label_beside_which_the_prompt_has_no_room_is_refused(tmp_path):
     path = save_tiny(tmp_path / "model", max_position_embeddings=12)
-    line = refusal(path, labels=["apple", "plum pear fig"], prompt=PromptSettings(tokens=8))
+    line = refusal(path, labels=["apple", "plum pear fig"], prompt=PromptSettings(num_tokens=8))
     assert "label 'plum pear fig' (task.labels) has 3 tokens" in line and "room for 2" in line
 
 

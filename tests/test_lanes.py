@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shared.config import load
-from trainer.search.lanes import Origin, descend, look_downhill, open_lane, stack, stack_lanes
+from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, stack, stack_lanes
 
 SETTINGS = load({"optimizer": {"lr": 0.05, "weight_decay": 0.1}}, "a test")
 LENGTHS = (3, 1, 5)
@@ -24,8 +24,8 @@ def losses(stacked):
 
 
 def step(lanes):
-    look_downhill(lanes, losses(stack_lanes(lanes)))
-    descend(lanes, SETTINGS.optimizer.lr)
+    backward(lanes, losses(stack_lanes(lanes)))
+    optimizer_step(lanes, SETTINGS.optimizer.lr)
 
 
 def test_a_stack_holds_prompts_and_where_they_end():
@@ -86,15 +86,17 @@ def test_a_lane_leaves_its_start_untouched():
 
 @pytest.mark.parametrize("examples", [1, 7, 32, 33])
 def test_every_epoch_shows_every_example_once(examples):
-    from trainer.search.batches import batch_rows
+    from trainer.search.batches import batch_indices
 
     steps = -(-examples // 8)
     orders = []
     for epoch in range(3):
-        rows = [batch_rows(epoch * steps + index, 8, examples, seed=2) for index in range(steps)]
+        rows = [batch_indices(epoch * steps + index, 8, examples, seed=2) for index in range(steps)]
         assert all(len(row) == 8 for row in rows[:-1]) and 1 <= len(rows[-1]) <= 8
         orders.append(torch.cat(rows).tolist())
         assert sorted(orders[-1]) == list(range(examples))
     assert examples < 8 or orders[0] != orders[1]
-    assert orders[0] == torch.cat([batch_rows(index, 8, examples, seed=2) for index in range(steps)]).tolist()
-    assert examples < 8 or orders[0] != torch.cat([batch_rows(i, 8, examples, seed=3) for i in range(steps)]).tolist()
+    assert orders[0] == torch.cat([batch_indices(index, 8, examples, seed=2) for index in range(steps)]).tolist()
+    assert (
+        examples < 8 or orders[0] != torch.cat([batch_indices(i, 8, examples, seed=3) for i in range(steps)]).tolist()
+    )

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from shared.settings import TaskSettings
-from trainer.tasks.examples import Example, Split
-from trainer.tasks.metrics import measure
 from trainer.tasks import load_task
+from trainer.tasks.examples import Example, Split
+from trainer.tasks.metrics import task_metrics
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "fewglue_32dev"
 
@@ -24,15 +24,15 @@ def split_of(targets, **columns):
     return Split([Example(**one) for one in fields or [{}] * len(targets)], torch.tensor(targets))
 
 
-def figures(form, found, targets, classes=2, **columns):
-    return measure(form, logits_of(found, classes), split_of(targets, **columns))
+def figures(format, found, targets, classes=2, **columns):
+    return task_metrics(format, logits_of(found, classes), split_of(targets, **columns))
 
 
 @pytest.mark.parametrize(
-    "form", ["text", "image", "boolq", "copa", "rte", "wic", "wsc", "sst2", "mnli", "qnli", "wnli"]
+    "format", ["text", "image", "boolq", "copa", "rte", "wic", "wsc", "sst2", "mnli", "qnli", "wnli"]
 )
-def test_most_forms_are_measured_by_accuracy_alone(form):
-    assert figures(form, [0, 1, 1, 0], [0, 1, 0, 0]) == {"accuracy": 0.75}
+def test_most_forms_are_measured_by_accuracy_alone(format):
+    assert figures(format, [0, 1, 1, 0], [0, 1, 0, 0]) == {"accuracy": 0.75}
 
 
 def test_cb_has_accuracy_and_the_mean_f1_of_its_classes():
@@ -44,9 +44,9 @@ def test_cb_has_accuracy_and_the_mean_f1_of_its_classes():
 
 
 def test_pairs_have_accuracy_and_the_f1_of_class_1():
-    for form in ("mrpc", "qqp"):
-        assert figures(form, [1, 1, 0, 0], [1, 0, 1, 0]) == {"accuracy": 0.5, "f1": 0.5}
-        assert figures(form, [0, 0], [0, 0]) == {"accuracy": 1.0, "f1": 0.0}
+    for format in ("mrpc", "qqp"):
+        assert figures(format, [1, 1, 0, 0], [1, 0, 1, 0]) == {"accuracy": 0.5, "f1": 0.5}
+        assert figures(format, [0, 0], [0, 0]) == {"accuracy": 1.0, "f1": 0.0}
 
 
 def test_cola_is_a_correlation():
@@ -83,7 +83,7 @@ def record(answers, odds, gold):
     """One query of ReCoRD: each answer's log-odds of being right."""
     columns = {"group": ["q"] * len(answers), "answer": answers, "gold": [gold] * len(answers)}
     logits = torch.stack([torch.zeros(len(odds)), torch.tensor(odds)], 1)
-    return measure("record", logits, split_of([int(one in gold) for one in answers], **columns))
+    return task_metrics("record", logits, split_of([int(one in gold) for one in answers], **columns))
 
 
 def test_record_judges_the_surest_entity_of_each_query():
@@ -101,19 +101,19 @@ def test_record_takes_the_nearest_gold_answer_and_ignores_dress():
     assert record(["New  York City"], [1.0], ("York", "new york")) == {"f1": pytest.approx(4 / 5), "exact_match": 0.0}
 
 
-def real(form, name):
+def real(format, name):
     if not DATA.is_dir():
         pytest.skip("needs ../shared/data/fewglue_32dev, which is not there")
-    settings = TaskSettings(path=str(DATA / name), form=form, report="validation", shots="all", dev_share=0.25)
+    settings = TaskSettings(path=str(DATA / name), format=format, report="validation", shots="all", dev_share=0.25)
     return load_task(settings, 1).test
 
 
-@pytest.mark.parametrize(("form", "name"), [("multirc", "MultiRC"), ("record", "ReCoRD")])
-def test_knowing_the_answers_of_real_rows_is_worth_everything(form, name):
-    split = real(form, name)
+@pytest.mark.parametrize(("format", "name"), [("multirc", "MultiRC"), ("record", "ReCoRD")])
+def test_knowing_the_answers_of_real_rows_is_worth_everything(format, name):
+    split = real(format, name)
     right, wrong = logits_of(split.targets.tolist()), logits_of((1 - split.targets).tolist())
-    assert set(measure(form, right, split).values()) == {1.0}
-    assert measure(form, wrong, split)["exact_match"] < 0.1
+    assert set(task_metrics(format, right, split).values()) == {1.0}
+    assert task_metrics(format, wrong, split)["exact_match"] < 0.1
 
 
 def test_always_no_on_real_questions():
@@ -123,4 +123,4 @@ def test_always_no_on_real_questions():
         questions.setdefault(example.group, []).append(target)
     without_answers = sum(not any(targets) for targets in questions.values()) / len(questions)
     always_no = torch.tensor([[1.0, 0.0]]).expand(len(split.examples), 2)
-    assert measure("multirc", always_no, split) == {"f1a": 0.0, "exact_match": pytest.approx(without_answers)}
+    assert task_metrics("multirc", always_no, split) == {"f1a": 0.0, "exact_match": pytest.approx(without_answers)}

@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from trainer.search.evaluation import Examples, Fitness, fitness
+from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
 from trainer.search.pool import SIZE, Pool, Snapshot
 
 
 class Plain:
     """A backbone whose class vectors are the prompt itself, [classes, dim]."""
 
-    def class_vectors(self, stack):
+    def class_embeddings(self, stack):
         return normalize(stack.prompts, dim=-1)
 
-    def classify(self, class_vectors, examples):
-        return examples @ class_vectors.transpose(-1, -2) / 0.2
+    def classify(self, class_embeddings, examples):
+        return examples @ class_embeddings.transpose(-1, -2) / 0.2
 
 
 BACKBONE = Plain()
@@ -28,11 +28,11 @@ BACKBONE = Plain()
 def examples(seed=0, count=30, classes=3):
     generator = torch.Generator().manual_seed(seed)
     inputs = normalize(torch.randn(count, 5, generator=generator), dim=-1)
-    return Examples(inputs, torch.randint(classes, (count,), generator=generator))
+    return EncodedSplit(inputs, torch.randint(classes, (count,), generator=generator))
 
 
 def snapshot(number, prompt, dev):
-    found = fitness(BACKBONE.classify(normalize(prompt, dim=-1)[None], dev.inputs), dev.targets)[0]
+    found = evaluate(BACKBONE.classify(normalize(prompt, dim=-1)[None], dev.inputs), dev.targets)[0]
     return Snapshot(number, number * 10, prompt, {}, (), found)
 
 
@@ -52,7 +52,7 @@ def test_the_result_is_never_worse_than_the_best_lane_and_what_it_says_is_measur
     assert result.dev.loss < best.dev.loss or result.members == [best]
     assert result.members[0] is best
     mean = normalize(sum(normalize(member.prompt, dim=-1) for member in result.members), dim=-1)
-    torch.testing.assert_close(result.tuned.class_vectors, mean)
+    torch.testing.assert_close(result.tuned.class_embeddings, mean)
     measured = cross_entropy(dev.inputs @ mean.T / 0.2, dev.targets).item()
     assert result.dev.loss == pytest.approx(measured, abs=1e-5)
 
@@ -76,12 +76,12 @@ def test_without_averaging_it_is_the_best_lane(seed):
     result = pool.result(BACKBONE, dev, average=False)
     best = min(pool.snapshots, key=lambda kept: kept.dev.loss)
     assert result.members == [best] and result.dev == best.dev and result.kind.startswith("best")
-    torch.testing.assert_close(result.tuned.class_vectors, normalize(best.prompt, dim=-1))
+    torch.testing.assert_close(result.tuned.class_embeddings, normalize(best.prompt, dim=-1))
 
 
 def test_a_mean_is_taken_where_it_is_better():
     good = torch.eye(3, 5)
-    dev = Examples(torch.eye(3, 5), torch.arange(3))
+    dev = EncodedSplit(torch.eye(3, 5), torch.arange(3))
     off = torch.zeros(3, 5)
     off[:, 3] = 1.0
     pool = Pool()
@@ -89,12 +89,12 @@ def test_a_mean_is_taken_where_it_is_better():
     pool.add(snapshot(2, good - off, dev))
     result = pool.result(BACKBONE, dev, average=True)
     assert len(result.members) == 2 and "2" in result.kind
-    torch.testing.assert_close(result.tuned.class_vectors, good)
+    torch.testing.assert_close(result.tuned.class_embeddings, good)
     assert result.dev.loss < pool.snapshots[0].dev.loss
 
 
 def test_a_mean_is_not_taken_where_it_is_worse():
-    dev = Examples(torch.eye(3, 5), torch.arange(3))
+    dev = EncodedSplit(torch.eye(3, 5), torch.arange(3))
     pool = Pool()
     pool.add(snapshot(1, torch.eye(3, 5), dev))
     pool.add(snapshot(2, -torch.eye(3, 5), dev))
@@ -105,13 +105,13 @@ def test_the_pool_keeps_the_best_and_no_more_than_its_size():
     pool = Pool()
     losses = [(number * 7) % 40 / 10 for number in range(40)]
     for number, loss in enumerate(losses):
-        pool.add(Snapshot(number, 0, torch.zeros(1, 1), {}, (), Fitness(loss, 0.5)))
+        pool.add(Snapshot(number, 0, torch.zeros(1, 1), {}, (), EvalResult(loss, 0.5)))
     assert [kept.dev.loss for kept in pool.snapshots] == sorted(losses)[:SIZE]
 
 
 def test_fitness_is_cross_entropy_and_accuracy_of_each_lane():
     logits = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(1))
     targets = torch.tensor([0, 1, 2, 0, 1, 2, 0])
-    for lane, found in zip(logits, fitness(logits, targets), strict=True):
+    for lane, found in zip(logits, evaluate(logits, targets), strict=True):
         assert found.loss == pytest.approx(cross_entropy(lane, targets).item(), abs=1e-6)
         assert found.accuracy == pytest.approx((lane.argmax(-1) == targets).sum().item() / 7)

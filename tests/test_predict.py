@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 import trainer
 from shared.errors import UserError
-from trainer.tasks.examples import Example
-from trainer.runs.directory import read_settings
 from trainer.predict import main
+from trainer.runs.directory import read_settings
 from trainer.tasks import load_task
+from trainer.tasks.examples import Example
 
 TEXTS = ["Where is my parcel? It should have been here on Monday.", "You charged my card twice!", "caf\u00e9"]
 
@@ -22,12 +22,12 @@ def classifier(finished):
     return trainer.load(str(finished[0]))
 
 
-def test_it_labels_as_the_run_itself_does(finished, classifier, ground):
+def test_it_labels_as_the_run_itself_does(finished, classifier, context):
     vectors = load_file(finished[0] / "best" / "best.safetensors")["class_vectors"]
-    rows = ground.backbone.prepare([Example(((text,),)) for text in TEXTS], "texts", lambda: None)
-    shares = ground.backbone.classify(vectors[None], rows)[0].softmax(-1)
+    rows = context.backbone.prepare([Example(((text,),)) for text in TEXTS], "texts", lambda: None)
+    shares = context.backbone.classify(vectors[None], rows)[0].softmax(-1)
     for prediction, row in zip(classifier.predict(TEXTS), shares, strict=True):
-        expected = dict(zip(ground.task.labels, row.tolist(), strict=True))
+        expected = dict(zip(context.task.labels, row.tolist(), strict=True))
         assert prediction.probabilities == pytest.approx(expected, abs=1e-5)
         assert prediction.label == max(expected, key=expected.__getitem__)
         ranked = list(prediction.probabilities.values())

@@ -15,7 +15,7 @@ from llm_server import CANDIDATES, LLMServer
 from test_chat_models import DIGEST, KEY, needs_embedded
 
 from bus.messages import Fate, Outcome
-from bus.server import TrainerEnd
+from bus.server import BusServer
 from shared.settings import BusSettings
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +67,7 @@ class Trainer:
     """The trainer's end of the bus and the little of a trainer that it takes to use it."""
 
     def __init__(self, bind="tcp://127.0.0.1:*", **settings):
-        self.end = TrainerEnd(BusSettings(bind=bind, ready_seconds=0.2, **settings), "r")
+        self.end = BusServer(BusSettings(bind=bind, ready_seconds=0.2, **settings), "r")
         self.answers = []
 
     @property
@@ -262,7 +262,7 @@ def test_two_trainers_share_one_slot(started):
     ("arguments", "words"),
     [
         (["--model", "nobody:x"], "no known provider"),
-        (["--proposer.slots", "0"], "proposer.slots"),
+        (["--proposer.max_concurrency", "0"], "proposer.max_concurrency"),
         (["--bus.connect", "tcp://nowhere"], "bus.connect"),
         (["--model", "embedded:/no/such.gguf"], "/no/such.gguf"),
     ],

@@ -16,25 +16,25 @@ POLICIES = ["trial", "greedy", "always"]
 
 
 def machine(policy="trial", budget=1000, **values):
-    return Restarts(RestartSettings(**{"policy": policy, "every": 40, "trial_steps": 10, **values}), budget)
+    return Restarts(RestartSettings(**{"policy": policy, "request_every": 40, "trial_steps": 10, **values}), budget)
 
 
-def receive(restarts, words, lease="lease", spent=0):
+def receive(restarts, words, lease="lease", lane_steps=0):
     """What is to be measured now, and the fates of the others."""
-    fates = restarts.receive(words, lease, spent, spent)
+    fates = restarts.receive(words, lease, lane_steps, lane_steps)
     return restarts.unscored, fates
 
 
-def measure(restarts, scores, spent=0):
+def measure(restarts, scores, lane_steps=0):
     """Receive and measure candidates, as words to their loss; the fates of those that the queue dropped."""
-    fresh, fates = receive(restarts, list(scores), spent=spent)
+    fresh, fates = receive(restarts, list(scores), lane_steps=lane_steps)
     assert not fates
     return restarts.scored([scores[candidate.words] for candidate in fresh])
 
 
-def begin(restarts, lane, spent=0, loss=1.0, since_lowest=1):
+def begin(restarts, lane, lane_steps=0, loss=1.0, since_lowest=1):
     """Start the best waiting candidate in `lane`."""
-    candidate = restarts.start(spent, loss, since_lowest)
+    candidate = restarts.start(lane_steps, loss, since_lowest)
     if candidate is not None:
         restarts.opened(lane, candidate)
     return candidate
@@ -44,7 +44,7 @@ def begin(restarts, lane, spent=0, loss=1.0, since_lowest=1):
 
 
 def test_the_first_request_is_due_before_the_first_step_and_the_next_after_every():
-    restarts = machine(every=40)
+    restarts = machine(request_every=40)
     assert restarts.wants(0)
     restarts.asked(0)
     assert not restarts.wants(0) and not restarts.wants(39)
@@ -55,19 +55,19 @@ def test_the_first_request_is_due_before_the_first_step_and_the_next_after_every
 
 
 def test_rounds_that_are_told_are_the_only_ones_also_after_a_checkpoint():
-    restarts = Restarts(RestartSettings(policy="always", trial_steps=10, every=5), 1000, rounds=[30, 60, 90])
+    restarts = Restarts(RestartSettings(policy="always", trial_steps=10, request_every=5), 1000, rounds=[30, 60, 90])
     asked = []
-    for spent in range(200):
-        if restarts.wants(spent):
-            (restarts.skip_round if spent == 60 else restarts.asked)(spent)
-            asked.append(spent)
-            saved = json.loads(json.dumps(restarts.state()))
-            restarts = Restarts.restore(restarts.settings, restarts.budget, saved)
+    for lane_steps in range(200):
+        if restarts.wants(lane_steps):
+            (restarts.skip_round if lane_steps == 60 else restarts.asked)(lane_steps)
+            asked.append(lane_steps)
+            saved = json.loads(json.dumps(restarts.state_dict()))
+            restarts = Restarts.from_state_dict(restarts.settings, restarts.budget, saved)
     assert asked == [30, 60, 90]
 
 
 def test_plain_prompt_tuning_never_asks():
-    assert not any(machine("none").wants(spent) for spent in range(0, 1000, 10))
+    assert not any(machine("none").wants(lane_steps) for lane_steps in range(0, 1000, 10))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -85,7 +85,7 @@ def test_nothing_is_asked_or_started_that_the_budget_cannot_train(policy):
 
 
 def test_trial_starts_the_best_and_no_more_than_are_allowed():
-    restarts = machine(challengers=2)
+    restarts = machine(max_challengers=2)
     measure(restarts, {"c": 0.3, "a": 0.1, "b": 0.2})
     assert begin(restarts, 1).words == "a"
     assert begin(restarts, 2).words == "b"
@@ -162,7 +162,7 @@ def test_always_starts_what_scores_worse_too():
 
 
 def test_the_queue_keeps_the_best_and_is_bounded():
-    restarts = machine(queue=2)
+    restarts = machine(queue_size=2)
     assert [candidate.words for candidate in measure(restarts, {"c": 0.3, "a": 0.1, "d": 0.4})] == ["d"]
     assert [candidate.words for candidate in measure(restarts, {"b": 0.2, "e": 0.5})] == ["c", "e"]
     assert [candidate.words for candidate in restarts.waiting] == ["a", "b"]
@@ -204,7 +204,7 @@ def test_what_holds_nothing_is_empty(empty):
 
 def test_what_comes_too_late_is_stale_and_is_not_measured():
     restarts = machine(budget=100)
-    fresh, fates = receive(restarts, ["a", "", "a"], spent=95)
+    fresh, fates = receive(restarts, ["a", "", "a"], lane_steps=95)
     assert not fresh
     assert [fate.fate for fate in fates] == ["stale", "empty", "duplicate"]
     assert restarts.tally.stale == 1
@@ -249,13 +249,13 @@ def test_at_the_end_the_waiting_were_outscored_and_the_tried_are_unfinished():
 
 
 def test_a_saved_machine_goes_on_as_it_was():
-    restarts = machine(challengers=2)
+    restarts = machine(max_challengers=2)
     restarts.asked(0)
     measure(restarts, {"a": 0.1, "b": 0.2, "c": 0.3})
     begin(restarts, 4)
-    saved = json.loads(json.dumps(restarts.state()))
-    again = Restarts.restore(restarts.settings, restarts.budget, saved)
-    assert again.state() == restarts.state()
+    saved = json.loads(json.dumps(restarts.state_dict()))
+    again = Restarts.from_state_dict(restarts.settings, restarts.budget, saved)
+    assert again.state_dict() == restarts.state_dict()
     assert not again.wants(39) and again.wants(40)
     assert not receive(again, ["A"])[0]
     assert begin(again, 5).words == "b" and begin(again, 6) is None
@@ -280,8 +280,10 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
     def open(self, policy, challengers, queue, budget):
         self.limits = (challengers, queue)
         self.budget = budget
-        self.restarts = machine(policy, budget, challengers=challengers, queue=queue, every=5, trial_steps=4)
-        self.spent = 0
+        self.restarts = machine(
+            policy, budget, max_challengers=challengers, queue_size=queue, request_every=5, trial_steps=4
+        )
+        self.lane_steps = 0
         self.lanes = {}
         self.opened = 1
         self.loss = 1.0
@@ -301,7 +303,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
             return
         before = asdict(self.restarts.tally)
         unscored = len(self.restarts.unscored)
-        fates = self.restarts.receive([word for word, _ in proposed], "lease", self.spent, self.spent)
+        fates = self.restarts.receive([word for word, _ in proposed], "lease", self.lane_steps, self.lane_steps)
         self.given.update(clean_words(word) for word, _ in proposed)
         assert len(self.restarts.unscored) - unscored + len(fates) == len(proposed)
         self.scores = {clean_words(word): score for word, score in reversed(proposed)} | self.scores
@@ -329,7 +331,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         if self.done:
             return
         self.measure()
-        while candidate := self.restarts.start(self.spent, self.loss, self.since_lowest):
+        while candidate := self.restarts.start(self.lane_steps, self.loss, self.since_lowest):
             if self.restarts.settings.policy == "trial":
                 self.restarts.opened(self.opened, candidate)
                 self.lanes[self.opened] = 0
@@ -337,8 +339,8 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
             else:
                 self.end(self.restarts.replaced(candidate, self.loss))
                 self.loss = candidate.score
-        active = list(self.lanes)[: self.budget - self.spent - 1]
-        self.spent += 1 + len(active)
+        active = list(self.lanes)[: self.budget - self.lane_steps - 1]
+        self.lane_steps += 1 + len(active)
         for lane, score in zip(active, scores, strict=False):
             self.lanes[lane] += 1
             if self.restarts.due(lane, self.lanes[lane]):
@@ -348,14 +350,14 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
                 self.loss = min(self.loss, score)
                 self.end(fate)
                 del self.lanes[lane]
-        if self.spent >= self.budget:
+        if self.lane_steps >= self.budget:
             self.finish()
 
     @rule()
     def save_and_go_on(self):
-        saved = json.loads(json.dumps(self.restarts.state()))
-        self.restarts = Restarts.restore(self.restarts.settings, self.budget, saved)
-        assert self.restarts.state() == saved
+        saved = json.loads(json.dumps(self.restarts.state_dict()))
+        self.restarts = Restarts.from_state_dict(self.restarts.settings, self.budget, saved)
+        assert self.restarts.state_dict() == saved
 
     def finish(self):
         self.done = True

@@ -3,8 +3,8 @@
 import pytest
 from conftest import run_process
 
-from shared.errors import UserError
 from shared.config import CommandLine, load, recipe_names, recipe_summary
+from shared.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_every_shipped_recipe_loads_and_says_what_it_is(name):
     settings = resolve(name)
     assert settings.recipe == name
     assert settings.task.path or settings.task.hub
-    assert len(set(settings.task.labels.values())) >= 2 or settings.task.form != "text"
+    assert len(set(settings.task.labels.values())) >= 2 or settings.task.format != "text"
     assert len(recipe_summary(name)) > 10
 
 
@@ -61,7 +61,7 @@ SUPERGLUE = ["boolq", "cb", "copa", "rte", "wic", "wsc"]
 @pytest.mark.parametrize("model", ["roberta-large", "bert-large-cased", "minilm"])
 def test_each_task_has_a_recipe_for_each_encoder(task, model):
     settings = resolve(f"{task}-{model}")
-    assert (settings.task.form, settings.task.config, settings.backbone.family) == (task, task, "encoder")
+    assert (settings.task.format, settings.task.config, settings.backbone.family) == (task, task, "encoder")
     assert model.removesuffix("-cased") in (settings.backbone.path or settings.backbone.hub).replace("_", "-")
 
 
@@ -79,8 +79,8 @@ def test_each_task_has_a_recipe_for_each_encoder(task, model):
 def test_the_papers_recipes_have_the_released_hyperparameters(task, batch, lr, epochs, model):
     settings = resolve(f"{task}-{model}")
     optimizer, restarts = settings.optimizer, settings.restarts
-    assert (optimizer.name, optimizer.batch, optimizer.lr, settings.epochs) == ("adamw", batch, lr, epochs)
-    assert (settings.prompt.tokens, settings.backbone.max_tokens, settings.backbone.dropout) == (8, 128, 0.1)
+    assert (optimizer.name, optimizer.batch_size, optimizer.lr, settings.epochs) == ("adamw", batch, lr, epochs)
+    assert (settings.prompt.num_tokens, settings.backbone.max_tokens, settings.backbone.dropout) == (8, 128, 0.1)
     assert (restarts.policy, restarts.mode, restarts.epochs, restarts.candidates) == ("always", "sync", [1, 2, 3], 3)
     assert (settings.task.report, settings.task.shots) == ("validation", "all")
 
@@ -114,13 +114,13 @@ def test_each_layer_wins_over_the_one_before(toml, monkeypatch):
     monkeypatch.setenv("TANDEM_TASK__SHOTS", "6")
     assert (resolve(mine).steps, resolve(mine).seed, resolve(mine).task.shots) == (21, 12, 6)
     settings = resolve(mine, "--steps", "31", "--optimizer.lr", "0.5")
-    assert (settings.steps, settings.seed, settings.evaluations, settings.task.shots) == (31, 12, 3, 6)
+    assert (settings.steps, settings.seed, settings.num_evals, settings.task.shots) == (31, 12, 3, 6)
     assert settings.optimizer.lr == 0.5
 
 
 def test_a_toml_file_keeps_what_it_does_not_name_of_its_recipe(toml):
     settings = resolve(toml('recipe = "demo"\n[prompt]\ntokens = 3\n'))
-    assert settings.prompt.tokens == 3
+    assert settings.prompt.num_tokens == 3
     assert settings.prompt.words == resolve("demo").prompt.words
     assert settings.task == resolve("demo").task
     assert settings.recipe == "demo"
@@ -184,27 +184,27 @@ IMPOSSIBLE = [
     ("task.shots", "0"),
     ("task.dev_shots", "0"),
     ("task.test_rows", "0"),
-    ("task.describe", "x" * 2001),
+    ("task.description", "x" * 2001),
     ("backbone.temperature", "0"),
     ("backbone.temperature", "nan"),
     ("backbone.label_position", "aside"),
-    ("prompt.tokens", "0"),
+    ("prompt.num_tokens", "0"),
     ("prompt.init", "dice"),
     ("optimizer.lr", "0"),
     ("optimizer.lr", "nan"),
     ("optimizer.lr", "inf"),
-    ("optimizer.batch", "0"),
+    ("optimizer.batch_size", "0"),
     ("restarts.policy", "sometimes"),
     ("restarts.candidates", "0"),
     ("restarts.candidates", "65"),
-    ("restarts.challengers", "0"),
+    ("restarts.max_challengers", "0"),
     ("restarts.trial_steps", "0"),
     ("restarts.sync_wait_seconds", "nan"),
     ("bus.bind", "http://127.0.0.1:5555"),
     ("bus.bind", "127.0.0.1:5555"),
     ("bus.bind", ""),
     ("bus.lease_seconds", "inf"),
-    ("proposer.slots", "0"),
+    ("proposer.max_concurrency", "0"),
     ("metrics.port", "65536"),
 ]
 

@@ -26,15 +26,15 @@ def test_a_signal_stops_at_once(signals):
 
 
 def test_what_is_being_changed_is_not_torn(signals):
-    with signals.held():
+    with signals.deferred():
         signals.send()
         assert signals.stopping
 
 
 def test_long_work_that_changes_nothing_is_broken_off(signals):
     done = []
-    with signals.held():
-        with pytest.raises(Stopped), signals.open():
+    with signals.deferred():
+        with pytest.raises(Stopped), signals.interruptible():
             done.append("begun")
             signals.send()
             done.append("finished")
@@ -44,15 +44,15 @@ def test_long_work_that_changes_nothing_is_broken_off(signals):
 
 
 def test_long_work_is_not_begun_after_a_signal(signals):
-    with signals.held():
+    with signals.deferred():
         signals.send()
-        with pytest.raises(Stopped), signals.open():
+        with pytest.raises(Stopped), signals.interruptible():
             pytest.fail("it was begun")
 
 
 def test_work_that_no_signal_breaks_off_leaves_the_rest_held(signals):
-    with signals.held():
-        with signals.open():
+    with signals.deferred():
+        with signals.interruptible():
             pass
         signals.send()
         assert signals.stopping

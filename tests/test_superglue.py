@@ -22,14 +22,14 @@ def real(name):
     return folder
 
 
-def load(folder, form, seed=1, **values):
+def load(folder, format, seed=1, **values):
     """Every row of a folder: the validation rows as test, the training rows as training and development."""
-    defaults = {"path": str(folder), "form": form, "report": "validation", "shots": "all", "dev_share": 0.25}
+    defaults = {"path": str(folder), "format": format, "report": "validation", "shots": "all", "dev_share": 0.25}
     return load_task(TaskSettings(**{**defaults, **values}), seed)
 
 
-def load_hub(folder, form, **values):
-    return load(None, form, path=None, hub=str(folder), **values)
+def load_hub(folder, format, **values):
+    return load(None, format, path=None, hub=str(folder), **values)
 
 
 def pairs(*splits):
@@ -182,10 +182,10 @@ def test_record_fills_the_gap_with_each_entity():
 FEW = ["boolq BoolQ", "cb CB", "copa COPA", "multirc MultiRC", "record ReCoRD", "rte RTE", "wic WiC"]
 
 
-@pytest.mark.parametrize(("form", "name"), [few.split() for few in FEW])
-def test_splits_share_neither_examples_nor_questions(form, name):
+@pytest.mark.parametrize(("format", "name"), [few.split() for few in FEW])
+def test_splits_share_neither_examples_nor_questions(format, name):
     for seed in (1, 2):
-        task = load(real(f"fewglue_32dev/{name}"), form, seed)
+        task = load(real(f"fewglue_32dev/{name}"), format, seed)
         units = [
             {example.group or example.key for example in split.examples} for split in (task.train, task.dev, task.test)
         ]
@@ -315,16 +315,16 @@ HUB = {
 }
 
 
-@pytest.mark.parametrize("form", HUB)
-def test_the_hubs_columns_are_read_as_the_official_files(tmp_path, form):
-    name, flatten, features = HUB[form]
+@pytest.mark.parametrize("format", HUB)
+def test_the_hubs_columns_are_read_as_the_official_files(tmp_path, format):
+    name, flatten, features = HUB[format]
     folder = real(name)
     dev = folder / ("val.jsonl" if name.startswith("superglue") else "dev32.jsonl")
     tables = {"train": list(flatten(read(folder / "train.jsonl"))), "validation": list(flatten(read(dev)))}
     tables = {split: [{key: row[key] for key in features} for row in rows] for split, rows in tables.items()}
     hidden = [{**row, "label": -1} if "label" in row else {**row, "answers": []} for row in tables["validation"]]
-    hub = load_hub(write_hub(tmp_path, features, **tables, test=hidden), form)
-    files = load(folder, form)
+    hub = load_hub(write_hub(tmp_path, features, **tables, test=hidden), format)
+    files = load(folder, format)
     assert hub.labels == files.labels
     said = [
         Counter((one.choices, one.group, one.answer, frozenset(one.gold), target) for one, target in pairs(*splits))
@@ -333,7 +333,7 @@ def test_the_hubs_columns_are_read_as_the_official_files(tmp_path, form):
     ]
     assert said[0] == said[2] and said[1] == said[3]
     with pytest.raises(UserError, match="no test rows with labels"):
-        load_hub(tmp_path, form, report="test")
+        load_hub(tmp_path, format, report="test")
 
 
 GLUE = {
@@ -347,9 +347,9 @@ GLUE = {
 }
 
 
-@pytest.mark.parametrize("form", GLUE)
-def test_glue_is_read_from_the_hubs_columns(tmp_path, form):
-    columns, names = GLUE[form]
+@pytest.mark.parametrize("format", GLUE)
+def test_glue_is_read_from_the_hubs_columns(tmp_path, format):
+    columns, names = GLUE[format]
     features = {**dict.fromkeys(columns, STRING), "label": ClassLabel(names=names), "idx": INT}
 
     def rows(split, hidden=False):
@@ -359,9 +359,9 @@ def test_glue_is_read_from_the_hubs_columns(tmp_path, form):
             for number, label in enumerate(labels)
         ]
 
-    validation = "validation_matched" if form == "mnli" else "validation"
+    validation = "validation_matched" if format == "mnli" else "validation"
     tables = {"train": rows("train"), validation: rows("dev"), "test": rows("test", hidden=True)}
-    task = load_hub(write_hub(tmp_path, features, **tables), form)
+    task = load_hub(write_hub(tmp_path, features, **tables), format)
     assert len(task.labels) == len(names)
     for number, (example, target) in enumerate(pairs(task.test)):
         assert example.choices == (tuple(f"dev {column} {number}" for column in columns),)
@@ -416,11 +416,11 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("form", "fault", "line"), BROKEN)
-def test_a_broken_row_is_named(tmp_path, form, fault, line):
-    write(tmp_path, train=[RIGHT[form]] * 3, val=[RIGHT[form], {**RIGHT[form], **fault}])
+@pytest.mark.parametrize(("format", "fault", "line"), BROKEN)
+def test_a_broken_row_is_named(tmp_path, format, fault, line):
+    write(tmp_path, train=[RIGHT[format]] * 3, val=[RIGHT[format], {**RIGHT[format], **fault}])
     with pytest.raises(UserError) as caught:
-        load(tmp_path, form)
+        load(tmp_path, format)
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 

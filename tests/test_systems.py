@@ -51,7 +51,7 @@ def roberta(tmp_path_factory):
 def made(roberta, tmp_path_factory):
     """Runs of the paper's recipe for COPA beside one proposer with the embedded LLM, by name."""
     # without its lists, so that a request is due at the start
-    early = ["--restarts.epochs", "[]", "--restarts.every", "10", "--restarts.trial_steps", "4"]
+    early = ["--restarts.epochs", "[]", "--restarts.request_every", "10", "--restarts.trial_steps", "4"]
     variants = {
         "sync": ["--steps", "100"],
         "async": ["--steps", "20", "--restarts.mode", "async", *early],
@@ -60,7 +60,7 @@ def made(roberta, tmp_path_factory):
         proposer = home.proposer()
         proposer.wait_for("waits for work")
         for name, options in variants.items():
-            data = ["--backbone.path", str(roberta), "--task.path", str(COPA), "--evaluations", "4", "--threads", "1"]
+            data = ["--backbone.path", str(roberta), "--task.path", str(COPA), "--num_evals", "4", "--threads", "1"]
             process = home.trainer("copa-roberta-large", "--name", name, *data, *options)
             assert process.wait() == 0, process.text
         yield home.runs

@@ -15,9 +15,9 @@ import trainer
 from shared.settings import BackboneSettings, PromptSettings, Settings, TaskSettings
 from trainer import predict
 from trainer.backbones.dual_encoder import DualEncoder
-from trainer.search.batches import batch_rows
-from trainer.search.evaluation import fitness, losses
-from trainer.search.lanes import descend, look_downhill, open_lane, stack, stack_lanes
+from trainer.search.batches import batch_indices
+from trainer.search.evaluation import evaluate, losses
+from trainer.search.lanes import backward, open_lane, optimizer_step, stack, stack_lanes
 from trainer.tasks import load_task
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def tiny(made):
 
     @cache
     def load(labelling):
-        task = load_task(TaskSettings(form="image", path=str(folder / labelling)), seed=1)
+        task = load_task(TaskSettings(format="image", path=str(folder / labelling)), seed=1)
         backbone = DualEncoder(BackboneSettings(path=str(folder / "model")), PromptSettings(), task.labels, CPU)
         rows = {
             name: (backbone.prepare(split.examples, name, lambda: None), split.targets)
@@ -56,51 +56,51 @@ def tiny(made):
     return load
 
 
-def score(ground, split, *prompts):
-    rows, targets = getattr(ground, split)
-    return fitness(ground.backbone.logits(stack(list(prompts)), rows), targets)
+def score(context, split, *prompts):
+    rows, targets = getattr(context, split)
+    return evaluate(context.backbone.logits(stack(list(prompts)), rows), targets)
 
 
-def words(ground, text):
-    return ground.backbone.vocabulary.embed(text, 16)
+def words(context, text):
+    return context.backbone.vocabulary.embed(text, 16)
 
 
-def noise(ground, seed):
+def noise(context, seed):
     """As long as the prompts that CoOp starts at random."""
-    embeddings = ground.backbone.vocabulary.embeddings
+    embeddings = context.backbone.vocabulary.embeddings
     drawn = torch.randn(16, embeddings.shape[1], generator=torch.Generator().manual_seed(seed))
     return drawn * embeddings.std() + embeddings.mean(0)
 
 
-def tune(ground, *starts, steps=60):
+def tune(context, *starts, steps=60):
     lanes = [open_lane(number, start, {}, (), SETTINGS) for number, start in enumerate(starts)]
-    rows, targets = ground.train
+    rows, targets = context.train
     for step in range(steps):
-        batch = batch_rows(step, 16, len(rows), seed=1)
-        scores = ground.backbone.logits(stack_lanes(lanes), rows[batch], training=True)
-        look_downhill(lanes, losses(scores, targets[batch]))
-        descend(lanes, SETTINGS.optimizer.lr)
+        batch = batch_indices(step, 16, len(rows), seed=1)
+        scores = context.backbone.logits(stack_lanes(lanes), rows[batch], training=True)
+        backward(lanes, losses(scores, targets[batch]))
+        optimizer_step(lanes, SETTINGS.optimizer.lr)
     return [lane.prompt.detach() for lane in lanes]
 
 
 def test_names_alone_sort_what_the_captions_told(tiny):
-    ground = tiny("colours")
-    assert ground.task.labels == ["blue", "cyan", "green", "orange", "pink", "purple", "red", "yellow"]
-    (dealt,) = score(ground, "test", words(ground, "a picture of a"))
+    context = tiny("colours")
+    assert context.task.labels == ["blue", "cyan", "green", "orange", "pink", "purple", "red", "yellow"]
+    (dealt,) = score(context, "test", words(context, "a picture of a"))
     assert dealt.accuracy > 0.6  # by chance 0.125
 
 
 def test_a_tuned_prompt_sorts_what_no_caption_told(tiny):
-    ground = tiny("warmth")
-    start = words(ground, "a picture of a")
-    (before,), (after,) = score(ground, "test", start), score(ground, "test", *tune(ground, start))
+    context = tiny("warmth")
+    start = words(context, "a picture of a")
+    (before,), (after,) = score(context, "test", start), score(context, "test", *tune(context, start))
     assert after.accuracy > max(0.85, before.accuracy + 0.05)
 
 
 def test_words_the_model_understands_are_a_better_start_than_noise(tiny):
-    ground = tiny("colours")
-    spoken = score(ground, "dev", words(ground, "a picture of a"), words(ground, "this is a"))
-    drawn = score(ground, "dev", *(noise(ground, seed) for seed in range(8)))
+    context = tiny("colours")
+    spoken = score(context, "dev", words(context, "a picture of a"), words(context, "this is a"))
+    drawn = score(context, "dev", *(noise(context, seed) for seed in range(8)))
     assert max(one.loss for one in spoken) < sum(one.loss for one in drawn) / len(drawn)
 
 
@@ -120,7 +120,7 @@ def test_captions_tell_the_truth_and_never_the_hidden_labels():
         said = set(caption(scene, draw).rstrip(".").split())
         for name in ("red", "blue", "circle", "star", "black", "gray"):
             if said & set(SYNONYMS[name]):
-                assert name in (scene.colour, scene.shape, scene.ground)
+                assert name in (scene.colour, scene.shape, scene.context)
         assert not said & {"warm", "cold", "round", "angular"}
 
 
@@ -167,14 +167,14 @@ def finished(made, tmp_path_factory):
 
     folder, root = made[0], tmp_path_factory.mktemp("finished")
     places = ["--backbone.path", folder / "model", "--task.path", folder / "warmth", "--folder", root, "--name", "run"]
-    short = ["--steps", "12", "--evaluations", "2", "--restarts.policy", "none", "--threads", "1"]
+    short = ["--steps", "12", "--num_evals", "2", "--restarts.policy", "none", "--threads", "1"]
     ended = run_program(main, "warmth-tinyclip", *places, *short, "--backbone.augment")
     assert ended.status == 0, ended
     return root / "run"
 
 
 def test_a_run_labels_image_files_as_its_summary_says(made, finished):
-    test = load_task(TaskSettings(form="image", path=str(made[0] / "warmth")), seed=1).test
+    test = load_task(TaskSettings(format="image", path=str(made[0] / "warmth")), seed=1).test
     files = [example.image for example in test.examples]
     classifier = trainer.load(str(finished))
     found = [classifier.labels.index(prediction.label) for prediction in classifier.predict(files)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bus.codec import decode, encode
 from bus.messages import Digest, Fate, Work
-from trainer.search.evaluation import Fitness
+from trainer.search.evaluation import EvalResult
 from trainer.search.trajectory import RECENT, Trajectory
 
 SETTINGS = make_settings(prompt={"words": "kiwi fig"})
@@ -27,12 +27,12 @@ def encoded(digest):
 def mark(trajectory, fruit, losses, words="kiwi fig", settings=SETTINGS):
     for loss in losses:
         step = trajectory.points[-1].step + 10 if trajectory.points else 0
-        trajectory.evaluated(step, fruit.embed(words, 256), Fitness(loss, 0.5), fruit, settings)
+        trajectory.evaluated(step, fruit.embed(words, 256), EvalResult(loss, 0.5), fruit, settings)
 
 
-def digest(trajectory, fruit, gradient=None, spent=0, words="kiwi fig", settings=SETTINGS):
+def digest(trajectory, fruit, gradient=None, lane_steps=0, words="kiwi fig", settings=SETTINGS):
     prompt = fruit.embed(words, 256)
-    return trajectory.digest("run", spent, prompt, gradient, LABELS, fruit, settings)
+    return trajectory.digest("run", lane_steps, prompt, gradient, LABELS, fruit, settings)
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=60))
@@ -72,7 +72,7 @@ def test_a_plateau_is_where_the_development_loss_no_longer_improves(fruit, losse
     assert trajectory.since_lowest == since
     told = digest(trajectory, fruit, torch.zeros(2, 6), settings=settings).slope
     assert told.plateau == (since >= max(1, patience))
-    assert Trajectory.restore(trajectory.state()).since_lowest == since
+    assert Trajectory.from_state_dict(trajectory.state_dict()).since_lowest == since
 
 
 def test_a_point_tells_the_words_how_near_they_are_and_the_mean_loss_since_the_last(fruit):
@@ -105,12 +105,12 @@ def test_a_restart_forgets_the_old_incumbents_slope(fruit):
 def test_the_first_digest_needs_no_step(fruit):
     trajectory = Trajectory()
     mark(trajectory, fruit, [1.0])
-    trajectory.measure("kiwi fig", Fitness(1.0, 0.5))
+    trajectory.measure("kiwi fig", EvalResult(1.0, 0.5))
     first = digest(trajectory, fruit)
     assert first.slope is None and first.pushes == []
     assert (first.step, first.sequence, first.run) == (0, 1, "run")
     assert [entry.words for entry in first.best] == ["kiwi fig"]
-    assert first.labels == LABELS and first.task == SETTINGS.task.describe
+    assert first.labels == LABELS and first.task == SETTINGS.task.description
     assert (first.budget, first.wanted, first.tokens) == (20, 3, 8)
     assert encoded(first)
     assert digest(trajectory, fruit).sequence == 2
@@ -122,9 +122,9 @@ def test_a_digest_says_where_the_gradient_pushes(fruit):
     for loss in (1.0, 0.75):
         trajectory.step(loss)
     gradient = torch.stack([-fruit.embed("plum", 1)[0], torch.full((6,), 2.0)])
-    told = digest(trajectory, fruit, gradient, spent=2)
+    told = digest(trajectory, fruit, gradient, lane_steps=2)
     assert [(push.position, push.word) for push in told.pushes] == [(0, "kiwi"), (1, "fig")]
-    assert [push.toward for push in told.pushes] == fruit.pushed_toward(gradient, len(told.pushes[0].toward))
+    assert [push.toward for push in told.pushes] == fruit.hotflip_candidates(gradient, len(told.pushes[0].toward))
     assert told.slope.loss_per_step == pytest.approx(-0.25)
     assert told.slope.gradient_norm == pytest.approx(float(np.linalg.norm(gradient.numpy())), rel=1e-5)
     assert told.slope.plateau is False
@@ -134,7 +134,7 @@ def test_a_digest_tells_the_best_prompts_first_and_the_newest_fates(fruit):
     trajectory = Trajectory()
     mark(trajectory, fruit, [1.0])
     for number in range(100):
-        trajectory.measure(f"prompt {number}", Fitness((number * 37) % 100 / 100, 0.5))
+        trajectory.measure(f"prompt {number}", EvalResult((number * 37) % 100 / 100, 0.5))
         trajectory.fates.append(Fate(words=f"prompt {number}", fate="dropped"))
     told = digest(trajectory, fruit)
     losses = [entry.loss for entry in told.best]
@@ -156,10 +156,10 @@ def test_a_digest_stays_small_whatever_happened(fruit):
     trajectory = Trajectory()
     mark(trajectory, fruit, [1.0] * 300, words="cherry lemon melon mango peach quince olive berry")
     for number in range(1000):
-        trajectory.measure(f"{number} " + "x" * 195, Fitness(number / 7, 0.5))
+        trajectory.measure(f"{number} " + "x" * 195, EvalResult(number / 7, 0.5))
         trajectory.fates.append(Fate(words=f"{number} " + "y" * 195, fate="dropped", score=1.0, gain=-0.1))
         trajectory.step(1.0)
-    told = digest(trajectory, fruit, torch.randn(2, 6), spent=2990)
+    told = digest(trajectory, fruit, torch.randn(2, 6), lane_steps=2990)
     assert len(encoded(told)) < 16 * 1024
 
 
@@ -169,7 +169,7 @@ def test_the_longest_prompt_still_gives_a_digest():
 
     tokenizer = tiny_tokenizer(["characteristically", "internationalization", *FRUIT])
     vocabulary = Vocabulary(tokenizer, torch.randn(len(tokenizer), 6, generator=torch.Generator().manual_seed(0)))
-    settings = make_settings(prompt={"tokens": 256, "init": "random"})
+    settings = make_settings(prompt={"num_tokens": 256, "init": "random"})
     words = "characteristically internationalization " * 128
     trajectory = Trajectory()
     mark(trajectory, vocabulary, [1.0, 0.9], words, settings)
@@ -183,10 +183,10 @@ def test_a_saved_trajectory_goes_on_as_it_was(fruit):
     mark(trajectory, fruit, [1.0, 0.9])
     for loss in (1.0, 0.5, 0.7):
         trajectory.step(loss)
-    trajectory.measure("kiwi", Fitness(0.4, 0.75))
+    trajectory.measure("kiwi", EvalResult(0.4, 0.75))
     trajectory.fates.append(Fate(words="kiwi", fate="adopted", score=0.4, gain=0.1))
     digest(trajectory, fruit)
-    again = Trajectory.restore(json.loads(json.dumps(trajectory.state())))
+    again = Trajectory.from_state_dict(json.loads(json.dumps(trajectory.state_dict())))
     gradient = torch.ones(2, 6)
     for one in (trajectory, again):
         one.step(0.6)

@@ -8,7 +8,7 @@ import torch
 from conftest import LABELS, MINILM, SHORT_DEMO, make_settings, run_process, run_program
 
 from trainer.__main__ import main
-from trainer.runs.directory import RunFolder
+from trainer.runs.directory import RunDirectory
 
 GOOD = "i have a question about my"
 BAD = "refund payment billing invoice money"
@@ -18,8 +18,8 @@ SLOW = {"lr": 1e-4}  # so that what scores better at its start is better after a
 def assert_same(one, other):
     """Two runs ended with the same weights and the same numbers, bit for bit."""
     (result, state), (same, again) = one, other
-    assert torch.equal(result.tuned.class_vectors, same.tuned.class_vectors) and result.dev == same.dev
-    assert len(state.lanes) == len(again.lanes) and state.spent == again.spent
+    assert torch.equal(result.tuned.class_embeddings, same.tuned.class_embeddings) and result.dev == same.dev
+    assert len(state.lanes) == len(again.lanes) and state.lane_steps == again.lane_steps
     for lane, twin in zip(state.lanes, again.lanes, strict=True):
         assert torch.equal(lane.prompt, twin.prompt) and lane.age == twin.age
     assert [kept.dev for kept in state.pool.snapshots] == [kept.dev for kept in again.pool.snapshots]
@@ -38,7 +38,7 @@ def plain(runs):
 def test_the_same_seed_gives_the_same_weights(runs, plain):
     assert_same(runs.tune("plain-again"), plain)
     _, state = plain
-    assert state.spent == state.lanes[0].age == 20
+    assert state.lane_steps == state.lanes[0].age == 20
     assert not (runs.root / "plain" / "record.jsonl").exists()
     assert set(vars(state.restarts.tally).values()) == {0}
 
@@ -57,9 +57,9 @@ def test_it_learns(runs, plain):
     steps = runs.events("plain", "step")
     first, last = ([event["train_losses"][0] for event in part] for part in (steps[:5], steps[-5:]))
     assert sum(last) < sum(first)
-    evaluations = runs.events("plain", "evaluation")
-    assert [event["step"] for event in evaluations] == [0, 10, 20]
-    assert plain[0].dev.loss <= min(event["dev_loss"] for event in evaluations) < evaluations[0]["dev_loss"]
+    num_evals = runs.events("plain", "evaluation")
+    assert [event["step"] for event in num_evals] == [0, 10, 20]
+    assert plain[0].dev.loss <= min(event["dev_loss"] for event in num_evals) < num_evals[0]["dev_loss"]
 
 
 @pytest.mark.parametrize("stops", [[1], [10], [4, 13], [19]])
@@ -94,7 +94,7 @@ def test_what_a_stop_breaks_off_is_done_after_a_resume(runs, stop, undone):
 
 @pytest.mark.parametrize("init", ["vocabulary", "random"])
 def test_other_starts_are_the_same_twice_and_differ_by_seed(runs, init):
-    values = {"prompt": {"init": init}, "steps": 6, "evaluations": 1}
+    values = {"prompt": {"init": init}, "steps": 6, "num_evals": 1}
     one, same, other = (
         runs.tune(f"{init}-{name}", seed=seed, **values) for name, seed in zip("abc", (1, 1, 2), strict=True)
     )
@@ -111,7 +111,7 @@ def test_a_descent_that_breaks_down_ends_with_a_word(runs):
     except UserError as error:
         assert "optimizer.lr" in str(error)
     else:
-        assert result.tuned.class_vectors.isfinite().all()
+        assert result.tuned.class_embeddings.isfinite().all()
 
 
 # The budget
@@ -123,10 +123,10 @@ def test_a_descent_that_breaks_down_ends_with_a_word(runs):
 )
 def test_the_budget_ends_exactly_and_every_candidate_comes_to_an_end(runs, policy, source):
     name = f"{policy}-{source}"
-    restarts = {"policy": policy, "source": source, "challengers": 2, "every": 6, "trial_steps": 3}
+    restarts = {"policy": policy, "source": source, "max_challengers": 2, "request_every": 6, "trial_steps": 3}
     _, state = runs.tune(name, steps=23, restarts=restarts)
     steps = runs.events(name, "step")
-    assert state.spent == steps[-1]["step"] == sum(len(event["lanes"]) for event in steps) == 23
+    assert state.lane_steps == steps[-1]["step"] == sum(len(event["lanes"]) for event in steps) == 23
     tally = state.restarts.tally
     assert tally.received >= 2 and tally.candidates == 3 * tally.received
     assert tally.scored + tally.duplicates <= tally.candidates
@@ -242,8 +242,8 @@ NASTY += ["x" * 2000, "word " * 400]
 @pytest.mark.parametrize("policy", ["trial", "always"])
 def test_nasty_candidates_do_no_harm(runs, policy):
     script = Script(NASTY, [GOOD.upper(), GOOD, f" {GOOD}\n"], *([words] for words in NASTY))
-    result, state = play(runs, f"nasty-{policy}", script, policy, every=2, trial_steps=2)
-    assert state.spent == 20 and result.tuned.class_vectors.isfinite().all()
+    result, state = play(runs, f"nasty-{policy}", script, policy, request_every=2, trial_steps=2)
+    assert state.lane_steps == 20 and result.tuned.class_embeddings.isfinite().all()
     assert len(script.fates) == state.restarts.tally.candidates
     assert Counter(fate.fate for fate in script.fates)["duplicate"] >= 2
     assert all(len(fate.words) <= 200 and fate.words.isprintable() for fate in script.fates)
@@ -258,9 +258,9 @@ def test_the_start_is_not_tried_again_however_it_is_written(runs):
 
 def test_a_recorded_run_is_replayed_without_its_proposer(runs):
     script = Script([GOOD, "parcel"], ["a note from a customer", GOOD], ["what is this about"])
-    recorded = play(runs, "recorded", script, challengers=2)
+    recorded = play(runs, "recorded", script, max_challengers=2)
     assert recorded[1].restarts.tally.adopted >= 1
-    restarts = {"policy": "trial", "source": "bus", "challengers": 2}
+    restarts = {"policy": "trial", "source": "bus", "max_challengers": 2}
     replayed = runs.tune("replayed", replay="recorded", prompt={"words": BAD}, optimizer=SLOW, restarts=restarts)
     assert_same(replayed, recorded)
     assert vars(replayed[1].restarts.tally) == vars(recorded[1].restarts.tally)
@@ -271,7 +271,7 @@ def test_a_recorded_run_is_replayed_without_its_proposer(runs):
 
 @pytest.mark.parametrize("mode", ["async", "sync"])
 def test_without_a_proposer_a_run_goes_on_as_plain_prompt_tuning(runs, plain, tmp_path, mode):
-    restarts = {"policy": "trial", "source": "bus", "mode": mode, "every": 10, "sync_wait_seconds": 0.1}
+    restarts = {"policy": "trial", "source": "bus", "mode": mode, "request_every": 10, "sync_wait_seconds": 0.1}
     lonely = runs.tune(f"lonely-{mode}", restarts=restarts, bus={"bind": f"ipc://{tmp_path}/bus"})
     assert_same(lonely, plain)
     waited = lonely[1].stalled_seconds
@@ -280,7 +280,7 @@ def test_without_a_proposer_a_run_goes_on_as_plain_prompt_tuning(runs, plain, tm
 
 def test_sync_mode_takes_the_answer_before_the_next_step(runs):
     script = Script([GOOD], ["a note from a customer"])
-    play(runs, "rounds", script, mode="sync", sync_wait_seconds=0.1, every=10)
+    play(runs, "rounds", script, mode="sync", sync_wait_seconds=0.1, request_every=10)
     for event in runs.events("rounds", "proposal"):
         assert event["step"] == event["asked"]
     assert runs.events("rounds", "proposal")[0]["step"] == 0
@@ -290,7 +290,10 @@ def test_a_round_that_a_stop_breaks_off_is_held_after_the_resume(runs):
     def stop(_):
         runs.signals.stopping = True
 
-    sync = {"propose": stop, "restarts": {"policy": "trial", "mode": "sync", "every": 10, "sync_wait_seconds": 0.1}}
+    sync = {
+        "propose": stop,
+        "restarts": {"policy": "trial", "mode": "sync", "request_every": 10, "sync_wait_seconds": 0.1},
+    }
     assert runs.tune("broken-round", **sync) is None
     assert [event["step"] for event in runs.events("broken-round", "digest")] == [0]
     script = Script([GOOD])
@@ -412,7 +415,7 @@ def test_bad_input_of_a_real_process_is_one_line_too(tmp_path):
 @pytest.mark.usefixtures("loaded")
 def test_a_run_that_never_took_a_step_is_resumed(tmp_path):
     settings = make_settings(folder=str(tmp_path), name="kept", backbone={"path": MINILM})
-    folder = RunFolder.create(settings)
+    folder = RunDirectory.create(settings)
     folder.close()
     line = run_program(main, "--resume", folder.path, "--folder", tmp_path)
     assert line.status == 0 and (tmp_path / "kept" / "summary.json").exists()

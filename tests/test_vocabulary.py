@@ -240,21 +240,21 @@ def test_pushes_are_what_brute_force_finds(fruit):
             for word, vector in table(fruit).items()
         }
         expected.append(sorted(change, key=change.__getitem__)[:4])
-    assert fruit.pushed_toward(gradient, 4) == expected
+    assert fruit.hotflip_candidates(gradient, 4) == expected
 
 
 @pytest.fixture(scope="module")
-def descent(ground):
+def descent(context):
     """A prompt of MiniLM with its gradient, and the loss as a function of the prompt."""
     from trainer.search.evaluation import losses
     from trainer.search.lanes import stack
 
-    train = ground.examples(ground.task.train, "training rows")
+    train = context.examples(context.task.train, "training rows")
 
     def loss(prompt):
-        return losses(ground.backbone.logits(stack([prompt]), train.inputs), train.targets)[0]
+        return losses(context.backbone.logits(stack([prompt]), train.inputs), train.targets)[0]
 
-    prompt = ground.backbone.vocabulary.embed("a customer message about", 8).requires_grad_()
+    prompt = context.backbone.vocabulary.embed("a customer message about", 8).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(prompt), prompt)
     return prompt.detach(), gradient, loss
 
@@ -262,7 +262,7 @@ def descent(ground):
 def test_minilms_pushes_are_what_brute_force_finds(vocabulary, descent):
     prompt, gradient, _ = descent
     ids = list(vocabulary.words)
-    for position, said in enumerate(vocabulary.pushed_toward(gradient, 5)):
+    for position, said in enumerate(vocabulary.hotflip_candidates(gradient, 5)):
         change = (vocabulary.embeddings[ids].double() - prompt[position].double()) @ gradient[position].double()
         order = change.argsort().tolist()
         assert said == [vocabulary.words[ids[index]] for index in order[:5]]
@@ -272,7 +272,7 @@ def test_minilms_pushes_are_what_brute_force_finds(vocabulary, descent):
 def test_a_small_move_to_the_pushed_word_lowers_the_loss_as_the_gradient_says(vocabulary, descent):
     prompt, gradient, loss = descent
     here, part = loss(prompt).item(), 0.02
-    for position, (word, *_) in enumerate(vocabulary.pushed_toward(gradient, 1)):
+    for position, (word, *_) in enumerate(vocabulary.hotflip_candidates(gradient, 1)):
         way = vocabulary.embed(word, 1)[0] - prompt[position]
         moved = prompt.clone()
         moved[position] += part * way

@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 
 from shared import health, logs
-from shared.errors import UserError, run_command
 from shared.config import CommandLine, recipe_names, recipe_summary
+from shared.errors import UserError, run_command
 from shared.metrics import TrainerMetrics
 from shared.settings import Settings
-from trainer.runs.directory import SUMMARY, RunFolder, find_run, has_checkpoint, read_settings
 from trainer.listening import open_bus
+from trainer.runs.directory import SUMMARY, RunDirectory, find_run, has_checkpoint, read_settings
 from trainer.runs.signals import Stopped, StopSignals
 
 log = logging.getLogger("trainer")
@@ -40,13 +40,13 @@ def main() -> int:
 def _run(settings: Settings, resume: str | None, replay: str | None, signals: StopSignals) -> int:
     recorded = find_run(replay, settings.folder) if replay else None
     if resume:
-        folder, settings = RunFolder.open(resume, settings.folder)
+        folder, settings = RunDirectory.open(resume, settings.folder)
         if (folder.path / SUMMARY).exists():
             raise UserError(f"{folder.path} is finished; see its {SUMMARY}")
     else:
         if recorded:
             settings = read_settings(recorded).model_copy(update={"name": None})
-        folder = RunFolder.create(settings)
+        folder = RunDirectory.create(settings)
     metrics = TrainerMetrics(recipe=settings.recipe, run=folder.name)
     life = health.Health(settings.metrics.stale_seconds)
     server = health.start(settings.metrics, metrics.registry, life)
@@ -69,7 +69,7 @@ def _run(settings: Settings, resume: str | None, replay: str | None, signals: St
 
 def _tune_and_test(
     settings: Settings,
-    folder: RunFolder,
+    folder: RunDirectory,
     recorded: Path | None,
     metrics: TrainerMetrics,
     life: health.Health,
@@ -80,31 +80,31 @@ def _tune_and_test(
     import torch  # here, so that --help and bad settings answer at once
 
     from trainer.backbones import load_backbone
-    from trainer.result.finalize import conclude
-    from trainer.search.schedule import with_budget
+    from trainer.result.finalize import finalize
     from trainer.result.summary import lineage_lines, table
+    from trainer.search.schedule import resolve_budget
     from trainer.tasks import load_task
-    from trainer.tune import RECORD, Ground, Watch, tune, untrained
+    from trainer.tune import RECORD, TuningContext, Watch, tune, untrained
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     task = load_task(settings.task, settings.seed)
-    settings = with_budget(settings, len(task.train.examples))
+    settings = resolve_budget(settings, len(task.train.examples))
     log.info("run %s: recipe %s, seed %d, %d lane-steps", folder.path, settings.recipe, settings.seed, settings.steps)
-    ground = Ground(task, load_backbone(settings, task), life.beat)
+    context = TuningContext(task, load_backbone(settings, task), life.beat)
     watch = Watch(metrics, life, signals)
 
-    result, state = tune(settings, ground, folder, watch, bus, recorded / RECORD if recorded else None)
+    result, state = tune(settings, context, folder, watch, bus, recorded / RECORD if recorded else None)
     is_plain = settings.restarts.policy == "none"
     name = "plain prompt tuning" if is_plain else "Tandem"
     own = f"{name}, {result.kind}"
-    results = {"untrained prompt": untrained(settings, ground), own: result}
+    results = {"untrained prompt": untrained(settings, context), own: result}
     if settings.baseline and not is_plain:
         log.info("baseline: plain prompt tuning with the same %d lane-steps", settings.steps)
-        plain, _ = tune(_without_restarts(settings), ground, RunFolder(folder.path / "baseline"), watch)
+        plain, _ = tune(_without_restarts(settings), context, RunDirectory(folder.path / "baseline"), watch)
         results[f"plain prompt tuning, {plain.kind}"] = plain
 
-    end = conclude(settings, ground, folder, state, results, own)
+    end = finalize(settings, context, folder, state, results, own)
     told = ", ".join(f"{name} {value:.1%}" for name, value in end.majority.items())
     print(f"\n{table(end.rows)}\nalways the same class: test {told} at best\n")
     print("\n".join(lineage_lines(result, end.words)))

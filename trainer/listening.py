@@ -2,13 +2,13 @@
 
 import logging
 
-from bus.server import TrainerEnd
+from bus.server import BusServer
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def open_bus(settings: Settings, run: str) -> TrainerEnd | None:
+def open_bus(settings: Settings, run: str) -> BusServer | None:
     """Listen for proposers, if the settings ask for any.
 
     Called before the model loads, so that proposers are there when the first digest goes out.
@@ -18,6 +18,6 @@ def open_bus(settings: Settings, run: str) -> TrainerEnd | None:
     """
     if settings.restarts.policy == "none" or settings.restarts.source != "bus":
         return None
-    end = TrainerEnd(settings.bus, run)
+    end = BusServer(settings.bus, run)
     log.info("listening for proposers on %s", settings.bus.bind)
     return end

@@ -13,6 +13,6 @@ def track(items: Iterable[T], what: str) -> Iterator[T]:
     return iter(tqdm(items, desc=what, leave=False, disable=None))
 
 
-def step_bar(budget: int, spent: int) -> "tqdm[None]":
+def step_bar(budget: int, lane_steps: int) -> "tqdm[None]":
     """A bar over the lane-steps of a run."""
-    return tqdm(total=budget, initial=spent, unit="lane-step", leave=False, disable=None)
+    return tqdm(total=budget, initial=lane_steps, unit="lane-step", leave=False, disable=None)

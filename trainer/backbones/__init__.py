@@ -2,7 +2,7 @@
 
 import torch
 
-from shared.settings import BackboneSettings, Form, PromptSettings, Settings
+from shared.settings import BackboneSettings, Format, PromptSettings, Settings
 from trainer.backbones.backbone import Backbone
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.dual_encoder import DualEncoder
@@ -16,11 +16,11 @@ def load_backbone(settings: Settings, task: Task) -> Backbone:
     Raises:
         UserError: there is no such model, or it cannot do the task.
     """
-    return load_family(settings.backbone, settings.prompt, task.labels, task.form, choose_device(settings.device))
+    return load_family(settings.backbone, settings.prompt, task.labels, task.format, choose_device(settings.device))
 
 
 def load_family(
-    settings: BackboneSettings, prompt: PromptSettings, labels: list[str], form: Form, device: torch.device
+    settings: BackboneSettings, prompt: PromptSettings, labels: list[str], format: Format, device: torch.device
 ) -> Backbone:
     """Load a model of any family.
 
@@ -31,9 +31,9 @@ def load_family(
         case "dual_encoder":
             return DualEncoder(settings, prompt, labels, device)
         case "encoder":
-            return Encoder(settings, prompt, labels, form, device)
+            return Encoder(settings, prompt, labels, format, device)
         case "decoder":
-            return Decoder(settings, labels, form, device)
+            return Decoder(settings, labels, format, device)
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,9 +6,9 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from trainer.tasks.examples import Example
-from trainer.search.lanes import Stack
 from trainer.backbones.vocabulary import Vocabulary
+from trainer.search.lanes import Stack
+from trainer.tasks.examples import Example
 
 
 def frozen_dtype(device: torch.device) -> torch.dtype:
@@ -16,7 +16,7 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-class Rows(Protocol):
+class EncodedExamples(Protocol):
     """Examples as one family reads them: vectors, token ids, images."""
 
     def __len__(self) -> int:
@@ -33,11 +33,11 @@ class Backbone(Protocol):
     vocabulary: Vocabulary
 
     @property
-    def contexts(self) -> int:
+    def num_contexts(self) -> int:
         """Prompts that stand side by side in one lane: 1, or the number of classes where each has its own."""
 
     def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> Any:
-        """`Rows` of examples, made once; `what` names them on the progress bar, `beat` is called as it goes on."""
+        """Encode examples once; `what` names them on the progress bar, `beat` is called as it goes on."""
 
     def lengths(self, rows: Any) -> Tensor | None:
         """Tokens of each example, [examples], where batches of similar length save work; else None."""
@@ -53,11 +53,11 @@ class Backbone(Protocol):
 
 
 @runtime_checkable
-class ComparesVectors(Protocol):
+class HasClassEmbeddings(Protocol):
     """A backbone that compares examples with a vector for each class, which can be averaged and taken away."""
 
-    def class_vectors(self, stack: Stack) -> Tensor:
+    def class_embeddings(self, stack: Stack) -> Tensor:
         """Unit vectors [lanes, classes, dim] of the classes."""
 
-    def classify(self, class_vectors: Tensor, rows: Any) -> Tensor:
+    def classify(self, class_embeddings: Tensor, rows: Any) -> Tensor:
         """Class scores [lanes, examples, classes] from class vectors [lanes, classes, dim]."""

@@ -12,8 +12,8 @@ from transformers import AutoImageProcessor
 
 from shared.errors import UserError
 from trainer.backbones.backbone import frozen_dtype
-from trainer.tasks.examples import Example
 from trainer.backbones.vocabulary import Vocabulary
+from trainer.tasks.examples import Example
 
 
 class ClipTowers:
@@ -33,27 +33,27 @@ class ClipTowers:
         self._lookup = model.text_model.get_input_embeddings()
         self._is_siglip = model.config.model_type.startswith("siglip")
         self.vocabulary = Vocabulary(tokenizer, self._lookup.weight.detach().float())
-        self.begin = [] if self._is_siglip else [tokenizer.bos_token_id]
+        self.prefix_ids = [] if self._is_siglip else [tokenizer.bos_token_id]
         full_stop = [] if self._is_siglip else self.vocabulary.encode(".", 1).tolist()
-        self.end = [*full_stop, tokenizer.eos_token_id]
+        self.suffix_ids = [*full_stop, tokenizer.eos_token_id]
         self._padding: int = tokenizer.pad_token_id
-        self.longest: int = model.config.text_config.max_position_embeddings
+        self.max_length: int = model.config.text_config.max_position_embeddings
         self.temperature: float = model.logit_scale.detach().float().exp().reciprocal().item()
-        self.side: int = model.config.vision_config.image_size
+        self.image_size: int = model.config.vision_config.image_size
 
-    def read_texts(self, embeds: Tensor, mask: Tensor) -> Tensor:
+    def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end.
 
         The model's own forward pass runs, on token ids that only say where the text ends; the vectors
         that it looks up for them are replaced. CLIP needs no mask: it is causal and reads the end token.
         """
         if self._is_siglip:
-            missing = self.longest - embeds.shape[1]
+            missing = self.max_length - embeds.shape[1]
             embeds = torch.where(mask[..., None], embeds, self.vocabulary.embeddings[self._padding])
             padding = self.vocabulary.embeddings[self._padding].expand(len(embeds), missing, -1)
             embeds = torch.cat([embeds, padding], dim=1)
         ids = torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        ids[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1] = self.end[-1]
+        ids[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1] = self.suffix_ids[-1]
         hook = self._lookup.register_forward_hook(lambda *_: embeds.to(self._lookup.weight.dtype))
         try:
             features = self._model.get_text_features(input_ids=ids).pooler_output
@@ -76,7 +76,7 @@ class ClipTowers:
 def _open(example: Example) -> Image.Image:
     image = example.image
     if image is None:
-        raise UserError("the model reads images, but the task has texts: set task.form to image, or choose a model")
+        raise UserError("the model reads images, but the task has texts: set task.format to image, or choose a model")
     try:
         with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
             return opened.convert("RGB")

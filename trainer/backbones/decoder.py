@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from shared.errors import UserError, first_line
-from shared.settings import BackboneSettings, Form
+from shared.settings import BackboneSettings, Format
 from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.llama_last_layer import read_last
 from trainer.backbones.template import Template
-from trainer.backbones.tokenized import TokenRows
+from trainer.backbones.tokenized import TokenizedBatch
 from trainer.backbones.verbalizer import Verbalizer
-from trainer.tasks.examples import Example
-from trainer.search.lanes import Stack
+from trainer.backbones.vocabulary import Vocabulary
 from trainer.paths import find_model
 from trainer.progress import track
-from trainer.backbones.vocabulary import Vocabulary
+from trainer.search.lanes import Stack
+from trainer.tasks.examples import Example
 
 TEXTS = 256
 """Examples tokenised at a time."""
@@ -42,16 +42,16 @@ class Decoder:
     """A frozen causal language model with label words for classes."""
 
     peft_task = "CAUSAL_LM"
-    contexts = 1
+    num_contexts = 1
 
-    def __init__(self, settings: BackboneSettings, labels: list[str], form: Form, device: torch.device) -> None:
+    def __init__(self, settings: BackboneSettings, labels: list[str], format: Format, device: torch.device) -> None:
         """Load model and tokenizer; `labels` are the words that name the classes.
 
         Raises:
             UserError: there is no such model, or template, labels or form do not suit it.
         """
-        if form in ("copa", "image"):
-            raise UserError(f"family decoder scores label words, which form {form} has none of; use another family")
+        if format in ("copa", "image"):
+            raise UserError(f"family decoder scores label words, which form {format} has none of; use another family")
         self.device = device
         tokenizer, self._model = _load(settings, frozen_dtype(device))
         self._model.to(device).eval().requires_grad_(False)
@@ -63,15 +63,15 @@ class Decoder:
         self._window = _window(self._model.config.get_text_config())
         self.vocabulary = Vocabulary(tokenizer, _vectors(self._embed))
 
-    def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> TokenRows:
+    def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> TokenizedBatch:
         """Fill and tokenise the template; `what` names the examples on the progress bar, `beat` is called often."""
         ids: list[list[int]] = []
         for start in track(range(0, len(examples), TEXTS), f"tokenising {what}"):
             ids += self._template.encode(examples[start : start + TEXTS])
             beat()
-        return TokenRows([torch.tensor(row) for row in ids])
+        return TokenizedBatch([torch.tensor(row) for row in ids])
 
-    def lengths(self, rows: TokenRows) -> Tensor:
+    def lengths(self, rows: TokenizedBatch) -> Tensor:
         """Tokens of each example, [examples]."""
         return rows.lengths
 
@@ -84,14 +84,14 @@ class Decoder:
         base: PreTrainedModel = self._model
         return base
 
-    def logits(self, stack: Stack, rows: TokenRows, training: bool = False) -> Tensor:  # noqa: ARG002
+    def logits(self, stack: Stack, rows: TokenizedBatch, training: bool = False) -> Tensor:  # noqa: ARG002
         """Log-probabilities of the label words, [lanes, examples, classes], float32."""
         lanes, around = len(stack.prompts), stack.prompts.shape[1] + self._verbalizer.nodes - 1
         chunks = list(rows.chunks(POSITIONS // lanes, around))
         scores = torch.cat([self._scores(stack, rows[chunk]) for chunk in chunks], dim=1)
         return scores[:, torch.cat(chunks).argsort()]
 
-    def _scores(self, stack: Stack, rows: TokenRows) -> Tensor:
+    def _scores(self, stack: Stack, rows: TokenizedBatch) -> Tensor:
         """The logits of rows that share a pass: [padding] [prompt] [text] [nodes of the label words]."""
         lanes, examples = len(stack.prompts), len(rows)
         ids, own = (part.to(self.device) for part in rows.pad(0))
@@ -109,7 +109,7 @@ class Decoder:
         if longest + tree.depth > self._window:
             raise UserError(
                 f"{longest + tree.depth} tokens of prompt, text and label words are more than the {self._window} "
-                "that the model reads; lower backbone.max_tokens or prompt.tokens"
+                "that the model reads; lower backbone.max_tokens or prompt.num_tokens"
             )
         own = torch.arange(longest, device=self.device) >= longest - lengths[:, None]
         logits = self._reader(

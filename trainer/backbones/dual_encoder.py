@@ -15,16 +15,16 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.augment import random_views
 from trainer.backbones.towers import load_towers
-from trainer.tasks.examples import Example
-from trainer.search.lanes import Stack, stack
 from trainer.progress import track
+from trainer.search.lanes import Stack, stack
+from trainer.tasks.examples import Example
 
 BATCH = 64
 """Examples encoded in one pass."""
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EmbeddedExamples:
     """Examples and their unit vectors [examples, dim]."""
 
     examples: list[Example]
@@ -33,8 +33,10 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, rows: Tensor) -> "Encoded":
-        return Encoded([self.examples[row] for row in rows.tolist()], self.vectors[rows.to(self.vectors.device)])
+    def __getitem__(self, rows: Tensor) -> "EmbeddedExamples":
+        return EmbeddedExamples(
+            [self.examples[row] for row in rows.tolist()], self.vectors[rows.to(self.vectors.device)]
+        )
 
 
 class DualEncoder:
@@ -46,32 +48,32 @@ class DualEncoder:
         """Load the model; `labels` are the words that name the classes."""
         self.settings = settings
         self.device = device
-        self.contexts = len(labels) if prompt.per_class else 1
+        self.num_contexts = len(labels) if prompt.per_class else 1
         self._towers = load_towers(settings, device)
-        if settings.augment and not self._towers.side:
+        if settings.augment and not self._towers.image_size:
             raise UserError("backbone.augment makes views of images, but the model is a sentence encoder; set it false")
         self.vocabulary = self._towers.vocabulary
         self._temperature = settings.temperature or self._towers.temperature
         self._encoded: dict[object, Tensor] = {}
-        self._labels, self._label_mask = self._embed_labels(labels, prompt.tokens)
+        self._labels, self._label_mask = self._embed_labels(labels, prompt.num_tokens)
 
     def _embed_labels(self, labels: list[str], prompt_tokens: int) -> tuple[Tensor, Tensor]:
         """Label words [classes, longest, dim] and their mask [classes, longest]."""
-        room = self._towers.longest - prompt_tokens - len(self._towers.begin) - len(self._towers.end)
+        room = self._towers.max_length - prompt_tokens - len(self._towers.prefix_ids) - len(self._towers.suffix_ids)
         ids = [self.vocabulary.encode(label, self.settings.max_tokens) for label in labels]
         for label, tokens in zip(labels, ids, strict=True):
             if not len(tokens):
                 raise UserError(f"label {label!r} (task.labels) has no words that the model knows")
             if len(tokens) > room:
                 raise UserError(
-                    f"label {label!r} (task.labels) has {len(tokens)} tokens, but beside prompt.tokens = "
+                    f"label {label!r} (task.labels) has {len(tokens)} tokens, but beside prompt.num_tokens = "
                     f"{prompt_tokens} the model has room for {max(room, 0)}; shorten one of the two"
                 )
         words = stack([self.vocabulary.embeddings[tokens.to(self.device)] for tokens in ids])
         return words.prompts, words.mask
 
     @torch.no_grad()
-    def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> Encoded:
+    def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> EmbeddedExamples:
         """Encode examples; `what` names them on the progress bar, `beat` is called as it goes on.
 
         Each is encoded once, whatever split or run it stands in.
@@ -83,30 +85,30 @@ class DualEncoder:
             vectors = self._towers.encode(self._towers.open(chunk))
             self._encoded.update((example.key, vector) for example, vector in zip(chunk, vectors, strict=True))
             beat()
-        return Encoded(examples, torch.stack([self._encoded[example.key] for example in examples]))
+        return EmbeddedExamples(examples, torch.stack([self._encoded[example.key] for example in examples]))
 
-    def lengths(self, rows: Encoded) -> None:
+    def lengths(self, rows: EmbeddedExamples) -> None:
         """None: every example is one vector."""
 
     def new_head(self, seed: int) -> dict[str, Tensor]:  # noqa: ARG002 - every family has the same methods
         """Empty: nothing is trained but the prompt."""
         return {}
 
-    def logits(self, stack: Stack, rows: Encoded, training: bool = False) -> Tensor:
+    def logits(self, stack: Stack, rows: EmbeddedExamples, training: bool = False) -> Tensor:
         """Class scores [lanes, examples, classes]; with backbone.augment, those of random views while `training`."""
         seen = self._views(rows) if training and self.settings.augment else rows
-        return self.classify(self.class_vectors(stack), seen)
+        return self.classify(self.class_embeddings(stack), seen)
 
-    def classify(self, class_vectors: Tensor, rows: Encoded) -> Tensor:
+    def classify(self, class_embeddings: Tensor, rows: EmbeddedExamples) -> Tensor:
         """Cosines of class vectors [lanes, classes, dim] and examples over the temperature."""
-        return rows.vectors @ class_vectors.transpose(-1, -2) / self._temperature
+        return rows.vectors @ class_embeddings.transpose(-1, -2) / self._temperature
 
     @torch.no_grad()
-    def _views(self, rows: Encoded) -> Encoded:
-        images = random_views(self._towers.open(rows.examples), self._towers.side)
-        return Encoded(rows.examples, self._towers.encode(images))
+    def _views(self, rows: EmbeddedExamples) -> EmbeddedExamples:
+        images = random_views(self._towers.open(rows.examples), self._towers.image_size)
+        return EmbeddedExamples(rows.examples, self._towers.encode(images))
 
-    def class_vectors(self, stack: Stack) -> Tensor:
+    def class_embeddings(self, stack: Stack) -> Tensor:
         """Unit vectors [lanes, classes, dim] of the class texts.
 
         Unused positions are masked and moved to the end, as a tokenizer pads, so a prompt that is
@@ -118,14 +120,14 @@ class DualEncoder:
         mask = torch.cat([mask for _, mask in pieces], dim=1)
         order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
         embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
-        return self._towers.read_texts(embeds, mask.gather(1, order)).view(lanes, classes, -1)
+        return self._towers.encode_embeds(embeds, mask.gather(1, order)).view(lanes, classes, -1)
 
     def _pieces(self, stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of every class text, each [lanes, classes, tokens, dim] with its mask."""
         lanes, classes = len(stack.prompts), len(self._labels)
         prompts, mask = (part.expand(lanes, classes, *part.shape[2:]) for part in self._by_context(stack))
         label = self._labels.expand(lanes, -1, -1, -1), self._label_mask.expand(lanes, -1, -1)
-        yield self._always(self._towers.begin, lanes)
+        yield self._always(self._towers.prefix_ids, lanes)
         match self.settings.label_position:
             case "end":
                 yield from ((prompts, mask), label)
@@ -134,14 +136,14 @@ class DualEncoder:
             case "middle":
                 front = mask & (mask.cumsum(-1) <= mask.sum(-1, keepdim=True) // 2)  # each lane's own half
                 yield from ((prompts, front), label, (prompts, mask & ~front))
-        yield self._always(self._towers.end, lanes)
+        yield self._always(self._towers.suffix_ids, lanes)
 
     def _by_context(self, stack: Stack) -> tuple[Tensor, Tensor]:
         """Prompts [lanes, contexts, longest, dim] and their mask; a lane holds those of its contexts one by one."""
-        tokens = stack.mask.sum(1) // self.contexts
+        tokens = stack.mask.sum(1) // self.num_contexts
         place = torch.arange(int(tokens.max()), device=self.device)
-        mask = (place < tokens[:, None])[:, None].expand(-1, self.contexts, -1)
-        context = torch.arange(self.contexts, device=self.device)[:, None]
+        mask = (place < tokens[:, None])[:, None].expand(-1, self.num_contexts, -1)
+        context = torch.arange(self.num_contexts, device=self.device)[:, None]
         rows = (context * tokens[:, None, None] + place).clamp(max=stack.prompts.shape[1] - 1)
         lane = torch.arange(len(rows), device=self.device)[:, None, None]
         return stack.prompts[lane, rows], mask

@@ -16,26 +16,26 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from shared.errors import UserError
-from shared.settings import BackboneSettings, Form, PromptSettings
+from shared.settings import BackboneSettings, Format, PromptSettings
 from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.encoder_head import cut_head, initialise
 from trainer.backbones.encoder_model import load_classifier, load_tokenizer, most_tokens
 from trainer.backbones.read_layer import ReadLayer
-from trainer.backbones.tokenized import TokenRows
-from trainer.tasks.examples import Example
-from trainer.search.lanes import Stack
-from trainer.progress import track
+from trainer.backbones.tokenized import TokenizedBatch
 from trainer.backbones.vocabulary import Vocabulary
+from trainer.progress import track
+from trainer.search.lanes import Stack
+from trainer.tasks.examples import Example
 
 TOKENISED = 256
 """Texts tokenised at once."""
 
 
 @dataclass(frozen=True)
-class EncoderRows:
+class TokenizedPairs:
     """Examples as token ids; the choices of an example follow each other as texts of their own."""
 
-    texts: TokenRows
+    texts: TokenizedBatch
     first: Tensor
     """[texts], tokens of a text before the second of a pair begins."""
     choices: int
@@ -44,31 +44,36 @@ class EncoderRows:
         """How many examples."""
         return len(self.texts) // self.choices
 
-    def __getitem__(self, rows: Tensor) -> "EncoderRows":
+    def __getitem__(self, rows: Tensor) -> "TokenizedPairs":
         """The examples at `rows`, int64 [n]."""
         texts = (rows[:, None] * self.choices + torch.arange(self.choices)).flatten()
-        return EncoderRows(self.texts[texts], self.first[texts], self.choices)
+        return TokenizedPairs(self.texts[texts], self.first[texts], self.choices)
 
 
 class Encoder:
     """A frozen encoder with prompts in front and a head for each lane."""
 
-    contexts = 1
+    num_contexts = 1
     peft_task = "SEQ_CLS"
 
     def __init__(
-        self, settings: BackboneSettings, prompt: PromptSettings, labels: list[str], form: Form, device: torch.device
+        self,
+        settings: BackboneSettings,
+        prompt: PromptSettings,
+        labels: list[str],
+        format: Format,
+        device: torch.device,
     ) -> None:
         """Load model and tokenizer; `labels` are the words that name the classes.
 
         Raises:
             UserError: there is no such model, it is no encoder, or prompt and text do not fit into it.
         """
-        if form == "image":
+        if format == "image":
             raise UserError("backbone.family = 'encoder' reads texts, not images; set it to dual_encoder")
         self.settings = settings
         self.device = device
-        self._choices, self._outputs = (len(labels), 1) if form == "copa" else (1, len(labels))
+        self._choices, self._outputs = (len(labels), 1) if format == "copa" else (1, len(labels))
         self._tokenizer = load_tokenizer(settings)
         model: Any = self.peft_base()
         self._most = most_tokens(model, self._tokenizer, settings, prompt)
@@ -87,7 +92,7 @@ class Encoder:
         model: PreTrainedModel = load_classifier(self.settings, self._outputs)
         return model
 
-    def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> EncoderRows:
+    def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> TokenizedPairs:
         """Tokenise examples; of a pair that is too long, the longer text is cut."""
         texts = [choice for example in examples for choice in example.choices]
         ids: list[Tensor] = []
@@ -100,9 +105,9 @@ class Encoder:
             ids += map(torch.tensor, found["input_ids"])
             first += [types.count(0) for types in found["token_type_ids"]]
             beat()
-        return EncoderRows(TokenRows(ids), torch.tensor(first), self._choices)
+        return TokenizedPairs(TokenizedBatch(ids), torch.tensor(first), self._choices)
 
-    def lengths(self, rows: EncoderRows) -> Tensor:
+    def lengths(self, rows: TokenizedPairs) -> Tensor:
         """Tokens of each example, [examples]: those of its longest choice."""
         return rows.texts.lengths.view(-1, rows.choices).amax(1)
 
@@ -110,7 +115,7 @@ class Encoder:
         """Parameters of a head as the model's authors initialise it."""
         return {name: value.to(self.device) for name, value in initialise(self._head, seed).items()}
 
-    def logits(self, stack: Stack, rows: EncoderRows, training: bool = False) -> Tensor:
+    def logits(self, stack: Stack, rows: TokenizedPairs, training: bool = False) -> Tensor:
         """Class scores [lanes, examples, classes], float32; `training` switches dropout on."""
         for module in (self._body, self._read, self._head):
             if module is not None:
@@ -125,7 +130,7 @@ class Encoder:
         """Positions in one pass: on a processor what its cache holds, which also saves padding; else the memory."""
         return 768 if self.device.type == "cpu" else 65_536
 
-    def _scores(self, stack: Stack, texts: TokenRows, first: Tensor) -> Tensor:
+    def _scores(self, stack: Stack, texts: TokenizedBatch, first: Tensor) -> Tensor:
         """Head outputs [lanes, texts, outputs]."""
         starts: list[int] = stack.mask.sum(1).tolist()
         embeds, mask = self._lay_out(stack, starts, texts)
@@ -134,7 +139,7 @@ class Encoder:
             second = torch.cat([first + start for start in starts])[:, None]
             types = {"token_type_ids": (torch.arange(mask.shape[1]) >= second).long().to(self.device)}
         hidden = self._body(inputs_embeds=embeds, attention_mask=mask.long(), **types).last_hidden_state
-        read = starts if self.settings.pool == "text" else [0] * len(starts)
+        read = starts if self.settings.pooling == "text" else [0] * len(starts)
         if self._read is not None:
             at = torch.tensor(read, device=self.device).repeat_interleave(len(texts))
             hidden, mask, read = self._read(hidden, mask, at), mask[:, :1], [0] * len(starts)
@@ -148,7 +153,7 @@ class Encoder:
             ]
         )
 
-    def _lay_out(self, stack: Stack, starts: list[int], texts: TokenRows) -> tuple[Tensor, Tensor]:
+    def _lay_out(self, stack: Stack, starts: list[int], texts: TokenizedBatch) -> tuple[Tensor, Tensor]:
         """Input embeddings [lanes * texts, positions, dim] and their mask [lanes * texts, positions].
 
         A text follows its lane's prompt without a gap, so that positions run on; what is unused is at the end.

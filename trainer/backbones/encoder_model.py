@@ -79,12 +79,12 @@ def most_tokens(model: Any, tokenizer: Any, settings: BackboneSettings, prompt: 
     Raises:
         UserError: there is no room.
     """
-    most = min(settings.max_tokens, _longest(model) - prompt.tokens)
+    most = min(settings.max_tokens, _longest(model) - prompt.num_tokens)
     if most < tokenizer.num_special_tokens_to_add(pair=True) + 2:
         raise _refuse(
             settings,
             f"has {_longest(model)} positions: backbone.max_tokens = {settings.max_tokens} "
-            f"and prompt.tokens = {prompt.tokens} leave no room for a text",
+            f"and prompt.num_tokens = {prompt.num_tokens} leave no room for a text",
         )
     return most
 

@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from shared.errors import UserError
-from trainer.tasks.examples import Example
 from trainer.backbones.vocabulary import Vocabulary
+from trainer.tasks.examples import Example
 
 
 class SentenceTowers:
     """One frozen encoder, whose token vectors are pooled as it was trained."""
 
     temperature = 0.05
-    side = 0
+    image_size = 0
 
     def __init__(self, name: str, tokenizer: Any, model: Any, device: torch.device, max_tokens: int) -> None:
         """Take what was loaded from the folder or hub name `name`; examples are cut at `max_tokens`."""
@@ -28,11 +28,11 @@ class SentenceTowers:
         self._pool_first = _pools_first(Path(name))
         self._most = min(max_tokens, tokenizer.model_max_length)
         self.vocabulary = Vocabulary(tokenizer, model.get_input_embeddings().weight.detach())
-        self.begin, self.end = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+        self.prefix_ids, self.suffix_ids = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         positions = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-        self.longest = int(min(tokenizer.model_max_length, positions))
+        self.max_length = int(min(tokenizer.model_max_length, positions))
 
-    def read_texts(self, embeds: Tensor, mask: Tensor) -> Tensor:
+    def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, dim], whose padding is at the end."""
         hidden = self._model(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state
         return self._pool(hidden, mask)

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
-class TokenRows:
+class TokenizedBatch:
     """Token ids of examples, each [its tokens], int64."""
 
     ids: list[Tensor]
@@ -20,9 +20,9 @@ class TokenRows:
         """How many examples."""
         return len(self.ids)
 
-    def __getitem__(self, rows: Tensor) -> "TokenRows":
+    def __getitem__(self, rows: Tensor) -> "TokenizedBatch":
         """The examples at `rows`, int64 [n]."""
-        return TokenRows([self.ids[row] for row in rows.tolist()])
+        return TokenizedBatch([self.ids[row] for row in rows.tolist()])
 
     @cached_property
     def lengths(self) -> Tensor:

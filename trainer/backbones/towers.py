@@ -11,27 +11,27 @@ from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings
 from trainer.backbones.clip_towers import ClipTowers
 from trainer.backbones.sentence_towers import SentenceTowers
-from trainer.tasks.examples import Example
-from trainer.paths import find_model
 from trainer.backbones.vocabulary import Vocabulary
+from trainer.paths import find_model
+from trainer.tasks.examples import Example
 
 
 class Towers(Protocol):
     """Class texts and examples as unit vectors of one space."""
 
     vocabulary: Vocabulary
-    begin: list[int]
+    prefix_ids: list[int]
     """Tokens before a class text."""
-    end: list[int]
+    suffix_ids: list[int]
     """Tokens after it."""
-    longest: int
-    """Most tokens of a class text, `begin` and `end` included."""
+    max_length: int
+    """Most tokens of a class text, `prefix_ids` and `suffix_ids` included."""
     temperature: float
     """What cosines are divided by where no setting says."""
-    side: int
+    image_size: int
     """Pixels along the edge of the images that the examples are; 0 where they are texts."""
 
-    def read_texts(self, embeds: Tensor, mask: Tensor) -> Tensor:
+    def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end."""
 
     def open(self, examples: list[Example]) -> list[Any]:

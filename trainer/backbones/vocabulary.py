@@ -114,7 +114,7 @@ class Vocabulary:
     def _unit_vectors(self) -> Tensor:
         return normalize(self._vectors, dim=-1)
 
-    def pushed_toward(self, gradient: Tensor, count: int) -> list[list[str]]:
+    def hotflip_candidates(self, gradient: Tensor, count: int) -> list[list[str]]:
         """Where descent along `gradient` [n, dim] leads each position.
 
         These are the `count` words w with the most negative inner product of the gradient and e(w):

@@ -27,8 +27,8 @@ def export_adapter(folder: Path, backbone: Encoder | Decoder, prompt: Tensor, he
     Returns:
         Why there is no adapter, where PEFT cannot express it; else none.
     """
-    if isinstance(backbone, Encoder) and backbone.settings.pool == "text":
-        return "PEFT reads a prompt-tuned encoder at the prompt's first position, not as backbone.pool = 'text' does"
+    if isinstance(backbone, Encoder) and backbone.settings.pooling == "text":
+        return "PEFT reads a prompt-tuned encoder at the prompt's first position, not as backbone.pooling = 'text' does"
     base = backbone.peft_base()
     base.load_state_dict(dict(head), strict=False)  # the adapter's copy of the head starts from the base's
     config = PromptTuningConfig(

@@ -15,11 +15,11 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings, TaskSettings
 from trainer.backbones import choose_device, load_family
 from trainer.backbones.backbone import Backbone
-from trainer.tasks.examples import Example
 from trainer.result.export import DESCRIPTION, TENSORS
 from trainer.runs.directory import find_run, read_json
 from trainer.search.pool import Tuned
-from trainer.tasks.formats import UnreadableRow, form_reader
+from trainer.tasks.examples import Example
+from trainer.tasks.formats import UnreadableRow, format_reader
 
 Item = str | Path | Mapping[str, Any]
 """A text, two texts with a tab between them, the file of an image, or a row with the columns of the task's data."""
@@ -69,7 +69,7 @@ class Classifier:
             tuned = _tuned(tensors)
         except (KeyError, TypeError, ValidationError, OSError, SafetensorError) as error:
             raise UserError(f"{folder / 'best'} is damaged: {error}") from None
-        return cls(task, labels, load_family(*backbone, labels, task.form, device), tuned)
+        return cls(task, labels, load_family(*backbone, labels, task.format, device), tuned)
 
     def read(self, items: Sequence[Item]) -> list[Example]:
         """The examples that items stand for: one each, but for rows that hold several (MultiRC, ReCoRD).
@@ -94,17 +94,17 @@ class Classifier:
 
     def _read(self, item: Item, number: int) -> list[Example]:
         task = self._task
-        if task.form == "image":
+        if task.format == "image":
             if isinstance(item, Mapping) or not Path(item).is_file():
                 raise UserError(f"example {number}: there is no image file {str(item)!r}")
             return [Example(image=Path(item))]
         if isinstance(item, Mapping):
             try:
-                return [example for example, _ in form_reader(task)({task.label: None, **item})]
+                return [example for example, _ in format_reader(task)({task.label: None, **item})]
             except UnreadableRow as fault:
                 raise UserError(f"example {number}: {fault}") from None
-        if task.form in NEED_ROWS:
-            raise UserError(f"example {number}: task {task.form} needs rows with its columns, from a .jsonl file")
+        if task.format in NEED_ROWS:
+            raise UserError(f"example {number}: task {task.format} needs rows with its columns, from a .jsonl file")
         texts = tuple(str(item).split("\t", 1))
         return [Example((texts,), dict(zip(("text", "text2"), texts, strict=False)))]
 

@@ -8,13 +8,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.settings import Settings
-from trainer.result.adapter import export_adapter
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.encoder import Encoder
+from trainer.result.adapter import export_adapter
+from trainer.result.readme import usage
 from trainer.runs.directory import write_json
 from trainer.search.pool import Result
-from trainer.tune import Ground
-from trainer.result.readme import usage
+from trainer.tune import TuningContext
 
 FOLDER = "best"
 TENSORS = "best/best.safetensors"
@@ -22,13 +22,15 @@ DESCRIPTION = "best/best.json"
 README = "best/README.md"
 
 
-def export_best(folder: Path, result: Result, ground: Ground, words: list[str], settings: Settings) -> str | None:
+def export_best(
+    folder: Path, result: Result, context: TuningContext, words: list[str], settings: Settings
+) -> str | None:
     """Write what was tuned, all that is needed to load it, a PEFT adapter where there can be one, and how to use it.
 
     Args:
         folder: the run's folder.
         result: what the run found.
-        ground: task and model.
+        context: task and model.
         words: what each member's prompt says, in the nearest words.
         settings: the run's settings.
 
@@ -36,11 +38,11 @@ def export_best(folder: Path, result: Result, ground: Ground, words: list[str], 
         Why there is no PEFT adapter, for a family that usually has one; else none.
     """
     (folder / FOLDER).mkdir(exist_ok=True)
-    tuned, task, backbone = result.tuned, ground.task, ground.backbone
+    tuned, task, backbone = result.tuned, context.task, context.backbone
     tensors: dict[str, Tensor] = {f"prompt.{index}": member.prompt for index, member in enumerate(result.members)}
     tensors |= {f"head.{name}": value for name, value in tuned.head.items()}
-    if tuned.class_vectors is not None:
-        tensors["class_vectors"] = tuned.class_vectors
+    if tuned.class_embeddings is not None:
+        tensors["class_vectors"] = tuned.class_embeddings
     labels = json.dumps(task.labels, ensure_ascii=False)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS, {"labels": labels})
     reason = None
@@ -56,5 +58,5 @@ def export_best(folder: Path, result: Result, ground: Ground, words: list[str], 
         "without_adapter": reason,
     }
     write_json(folder / DESCRIPTION, description)
-    (folder / README).write_text(usage(settings, ground, reason), encoding="utf-8")
+    (folder / README).write_text(usage(settings, context, reason), encoding="utf-8")
     return reason

@@ -7,22 +7,22 @@ import torch
 
 from shared.settings import Settings
 from trainer.result.export import export_best
-from trainer.search.evaluation import fitness
-from trainer.runs.directory import SUMMARY, RunFolder
-from trainer.tasks.metrics import measure
+from trainer.result.summary import PromptScores, member_words, summarise
+from trainer.runs.directory import SUMMARY, RunDirectory
+from trainer.search.evaluation import evaluate
 from trainer.search.pool import Result
 from trainer.search.state import State
-from trainer.result.summary import Row, member_words, summarise
-from trainer.tune import Ground
+from trainer.tasks.metrics import task_metrics
+from trainer.tune import TuningContext
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class FinalReport:
     """What is told at the end."""
 
-    rows: list[Row]
+    rows: list[PromptScores]
     """A row for each result."""
     majority: dict[str, float]
     """What always saying the same class scores on test at best."""
@@ -30,33 +30,34 @@ class Conclusion:
     """What each member of the run's own result says in the nearest words."""
 
 
-def conclude(
-    settings: Settings, ground: Ground, folder: RunFolder, state: State, results: dict[str, Result], own: str
-) -> Conclusion:
+def finalize(
+    settings: Settings, context: TuningContext, folder: RunDirectory, state: State, results: dict[str, Result], own: str
+) -> FinalReport:
     """Measure results on test data, once, and keep the run's own, the one called `own`."""
-    rows, majority = _on_test(ground, results), _majority(ground)
+    rows, majority = _on_test(context, results), _majority(context)
     result = results[own]
-    words = member_words(result, ground.backbone.vocabulary, settings)
-    without_adapter = export_best(folder.path, result, ground, words, settings)
+    words = member_words(result, context.backbone.vocabulary, settings)
+    without_adapter = export_best(folder.path, result, context, words, settings)
     if without_adapter:
         log.warning("no PEFT adapter was written: %s", without_adapter)
     folder.write_json(SUMMARY, summarise(settings, folder, state, result, rows, own, majority, words))
-    return Conclusion(rows, majority, words)
+    return FinalReport(rows, majority, words)
 
 
-def _majority(ground: Ground) -> dict[str, float]:
-    task = ground.task
+def _majority(context: TuningContext) -> dict[str, float]:
+    task = context.task
     always = torch.eye(len(task.labels))[:, None].expand(-1, len(task.test.targets), -1)
     return max(
-        (measure(task.form, logits, task.test) for logits in always), key=lambda scores: next(iter(scores.values()))
+        (task_metrics(task.format, logits, task.test) for logits in always),
+        key=lambda scores: next(iter(scores.values())),
     )
 
 
-def _on_test(ground: Ground, results: dict[str, Result]) -> list[Row]:
-    test = ground.examples(ground.task.test, "test rows")
+def _on_test(context: TuningContext, results: dict[str, Result]) -> list[PromptScores]:
+    test = context.examples(context.task.test, "test rows")
     rows = []
     for name, found in results.items():
-        logits = found.tuned.logits(ground.backbone, test.inputs)
-        scores = measure(ground.task.form, logits, ground.task.test)
-        rows.append(Row(name, found.dev, fitness(logits[None], test.targets)[0], scores))
+        logits = found.tuned.logits(context.backbone, test.inputs)
+        scores = task_metrics(context.task.format, logits, context.task.test)
+        rows.append(PromptScores(name, found.dev, evaluate(logits[None], test.targets)[0], scores))
     return rows

@@ -4,20 +4,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shared.settings import Settings
-from trainer.search.evaluation import Fitness
-from trainer.runs.directory import RunFolder
+from trainer.backbones.vocabulary import Vocabulary
+from trainer.runs.directory import RunDirectory
+from trainer.search.evaluation import EvalResult
 from trainer.search.pool import Result, Snapshot
 from trainer.search.state import State
-from trainer.backbones.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class Row:
+class PromptScores:
     """One prompt's development and test fitness."""
 
     name: str
-    dev: Fitness
-    test: Fitness
+    dev: EvalResult
+    test: EvalResult
     scores: dict[str, float]
     """What the task is measured by on test, from 0 to 1; the first is the one that counts."""
 
@@ -28,10 +28,10 @@ class Row:
 
 def summarise(
     settings: Settings,
-    folder: RunFolder,
+    folder: RunDirectory,
     state: State,
     result: Result,
-    rows: list[Row],
+    rows: list[PromptScores],
     own: str,
     majority: dict[str, float],
     words: list[str],
@@ -55,7 +55,7 @@ def summarise(
         "seed": settings.seed,
         "policy": settings.restarts.policy,
         "source": settings.restarts.source,
-        "steps": state.spent,
+        "steps": state.lane_steps,
         "seconds": round(state.seconds, 3),
         "stalled_seconds": round(state.stalled_seconds, 6),
         "result": result.kind,
@@ -75,7 +75,7 @@ def member_words(result: Result, vocabulary: Vocabulary, settings: Settings) -> 
     return [" ".join(vocabulary.nearest(member.prompt, settings.prompt.projection)[0]) for member in result.members]
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[PromptScores]) -> str:
     """Development and test fitness, and what else the task is measured by, a row for each prompt."""
     width = max(len(row.name) for row in rows)
     more = [name for name in rows[0].scores if name != "accuracy"]

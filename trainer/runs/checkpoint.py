@@ -13,17 +13,17 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.settings import Settings
-from trainer.search.evaluation import Fitness
 from trainer.runs.directory import CHECKPOINT
+from trainer.search.evaluation import EvalResult
 from trainer.search.lanes import Lane, Origin, open_lane
 from trainer.search.pool import Pool, Snapshot
+from trainer.search.prompt_init import PromptInit
 from trainer.search.restarts import Restarts
-from trainer.search.prompt_init import Starts
 from trainer.search.state import State
 from trainer.search.trajectory import Trajectory
 
 
-def save_checkpoint(folder: Path, state: State, starts: Starts) -> None:
+def save_checkpoint(folder: Path, state: State, starts: PromptInit) -> None:
     """Write the checkpoint of the run in `folder`; a reader sees the old one or the new one."""
     path = folder / CHECKPOINT
     path.parent.mkdir(exist_ok=True)
@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, state: State, starts: Starts) -> None:
     part.replace(path)
 
 
-def load_checkpoint(folder: Path, settings: Settings, starts: Starts, device: torch.device) -> State:
+def load_checkpoint(folder: Path, settings: Settings, starts: PromptInit, device: torch.device) -> State:
     """The state saved in `folder`.
 
     Raises:
@@ -70,14 +70,14 @@ def _plain(state: State) -> dict[str, Any]:
     return {
         "lanes": [{"number": lane.number, "age": lane.age, "lineage": _origins(lane.lineage)} for lane in state.lanes],
         "dev": asdict(state.dev),
-        "trajectory": state.trajectory.state(),
-        "restarts": state.restarts.state(),
+        "trajectory": state.trajectory.state_dict(),
+        "restarts": state.restarts.state_dict(),
         "pool": [
             {"lane": kept.lane, "step": kept.step, "lineage": _origins(kept.lineage), "dev": asdict(kept.dev)}
             for kept in state.pool.snapshots
         ],
-        "spent": state.spent,
-        "turns": state.turns,
+        "spent": state.lane_steps,
+        "turns": state.iterations,
         "opened": state.opened,
         "seconds": state.seconds,
         "stalled_seconds": state.stalled_seconds,
@@ -87,9 +87,9 @@ def _plain(state: State) -> dict[str, Any]:
 def _restore(plain: dict[str, Any], tensors: dict[str, Tensor], settings: Settings) -> State:
     return State(
         lanes=[_lane(entry, tensors, settings) for entry in plain["lanes"]],
-        dev=Fitness(**plain["dev"]),
-        trajectory=Trajectory.restore(plain["trajectory"]),
-        restarts=Restarts.restore(settings.restarts, settings.steps, plain["restarts"]),
+        dev=EvalResult(**plain["dev"]),
+        trajectory=Trajectory.from_state_dict(plain["trajectory"]),
+        restarts=Restarts.from_state_dict(settings.restarts, settings.steps, plain["restarts"]),
         pool=Pool(
             [
                 Snapshot(
@@ -98,7 +98,7 @@ def _restore(plain: dict[str, Any], tensors: dict[str, Tensor], settings: Settin
                     tensors[f"pool.{index}.prompt"],
                     _under(f"pool.{index}.head.", tensors),
                     _lineage(entry["lineage"]),
-                    Fitness(**entry["dev"]),
+                    EvalResult(**entry["dev"]),
                 )
                 for index, entry in enumerate(plain["pool"])
             ]

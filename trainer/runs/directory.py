@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from shared.errors import UserError
 from shared.config import load
+from shared.errors import UserError
 from shared.settings import Settings
 
 CONFIG = "config.json"
@@ -18,7 +18,7 @@ CHECKPOINT = "checkpoint/state.safetensors"
 LATEST = "latest"
 
 
-class RunFolder:
+class RunDirectory:
     """`runs/NAME/` and the files in it."""
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class RunFolder:
         """Where `latest` pointed when this folder was created."""
 
     @classmethod
-    def create(cls, settings: Settings) -> "RunFolder":
+    def create(cls, settings: Settings) -> "RunDirectory":
         """A new folder for a run.
 
         Raises:
@@ -62,7 +62,7 @@ class RunFolder:
             _point_latest(root, self._before)
 
     @classmethod
-    def open(cls, name: str, root: str = "runs") -> tuple["RunFolder", Settings]:
+    def open(cls, name: str, root: str = "runs") -> tuple["RunDirectory", Settings]:
         """A run that exists, by path or by name, and its settings.
 
         Raises:

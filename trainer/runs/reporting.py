@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 from bus.channel import Answer
 from bus.messages import Digest, Fate, Point
-from trainer.search.evaluation import Fitness
-from trainer.runs.directory import RunFolder
-from trainer.search.lanes import Lane
 from trainer.progress import step_bar
+from trainer.runs.directory import RunDirectory
+from trainer.search.evaluation import EvalResult
+from trainer.search.lanes import Lane
 from trainer.search.restarts import Candidate
 
 log = logging.getLogger(__name__)
@@ -18,24 +18,24 @@ log = logging.getLogger(__name__)
 class Reporter:
     """Tells of one run."""
 
-    def __init__(self, folder: RunFolder, budget: int, spent: int) -> None:
+    def __init__(self, folder: RunDirectory, budget: int, lane_steps: int) -> None:
         self._folder = folder
         self._budget = budget
-        self._bar = step_bar(budget, spent)
+        self._bar = step_bar(budget, lane_steps)
 
-    def step(self, spent: int, lanes: list[Lane], train_losses: list[float], bus_seconds: float) -> None:
+    def step(self, lane_steps: int, lanes: list[Lane], train_losses: list[float], bus_seconds: float) -> None:
         """One gradient step of `lanes`, after so much bus work. With the time, so that a run's pace can be studied."""
         self._folder.log(
             "step",
             time=round(time.time(), 6),
-            step=spent,
+            step=lane_steps,
             lanes=[lane.number for lane in lanes],
             train_losses=train_losses,
             bus_seconds=round(bus_seconds, 7),
         )
         self._bar.update(len(lanes))
 
-    def point(self, point: Point, lanes: list[Lane], found: list[Fitness], seconds: float) -> None:
+    def point(self, point: Point, lanes: list[Lane], found: list[EvalResult], seconds: float) -> None:
         """The development split was measured on all lanes."""
         self._folder.log(
             "evaluation",
@@ -68,41 +68,45 @@ class Reporter:
         """A round of sync mode went by without an answer."""
         log.warning("no proposal within %g s; going on without (is a proposer running?)", seconds)
 
-    def proposal(self, answer: Answer, spent: int, new: int) -> None:
+    def proposal(self, answer: Answer, lane_steps: int, new: int) -> None:
         """A proposal arrived; so many of its candidates are to be measured."""
         proposal, asked = answer.proposal, answer.digest.step
         told, model = len(proposal.candidates), proposal.model
-        self._folder.log("proposal", step=spent, asked=asked, lease=proposal.lease, model=model, told=told, new=new)
-        log.info("step %d  %s answered what was asked at step %d: %d prompts, %d new", spent, model, asked, told, new)
+        self._folder.log(
+            "proposal", step=lane_steps, asked=asked, lease=proposal.lease, model=model, told=told, new=new
+        )
+        log.info(
+            "step %d  %s answered what was asked at step %d: %d prompts, %d new", lane_steps, model, asked, told, new
+        )
 
-    def scored(self, candidates: list[Candidate], spent: int) -> None:
+    def scored(self, candidates: list[Candidate], lane_steps: int) -> None:
         """Candidates were measured."""
-        self._folder.log("candidates", step=spent, scored=[asdict(candidate) for candidate in candidates])
+        self._folder.log("candidates", step=lane_steps, scored=[asdict(candidate) for candidate in candidates])
         for candidate in sorted(candidates, key=lambda candidate: candidate.score or 0.0):
             log.info("         dev %.3f  %r", candidate.score, candidate.words)
 
-    def held(self, waiting: int, spent: int) -> None:
+    def held(self, waiting: int, lane_steps: int) -> None:
         """So many measured candidates do not start yet."""
-        log.info("step %d  %d wait until the incumbent stops improving", spent, waiting)
+        log.info("step %d  %d wait until the incumbent stops improving", lane_steps, waiting)
 
-    def opened(self, lane: Lane, candidate: Candidate, incumbent: Fitness, spent: int) -> None:
+    def opened(self, lane: Lane, candidate: Candidate, incumbent: EvalResult, lane_steps: int) -> None:
         """A challenger begins its trial."""
-        self._folder.log("trial", step=spent, lane=lane.number, words=candidate.words, score=candidate.score)
+        self._folder.log("trial", step=lane_steps, lane=lane.number, words=candidate.words, score=candidate.score)
         log.info(
             "step %d  lane %d starts from %r (dev %.3f, incumbent %.3f)",
-            spent,
+            lane_steps,
             lane.number,
             candidate.words,
             candidate.score,
             incumbent.loss,
         )
 
-    def judged(self, lane: Lane, fate: Fate, spent: int) -> None:
+    def judged(self, lane: Lane, fate: Fate, lane_steps: int) -> None:
         """A trial ended, or a candidate replaced the incumbent."""
-        self._folder.log("outcome", step=spent, lane=lane.number, **fate.model_dump())
+        self._folder.log("outcome", step=lane_steps, lane=lane.number, **fate.model_dump())
         log.info(
             "step %d  lane %d %s, dev loss %.3f %s: %r",
-            spent,
+            lane_steps,
             lane.number,
             fate.fate,
             abs(fate.gain or 0.0),
@@ -110,13 +114,13 @@ class Reporter:
             fate.words,
         )
 
-    def passed_over(self, fates: list[Fate], spent: int) -> None:
+    def passed_over(self, fates: list[Fate], lane_steps: int) -> None:
         """Candidates that no lane tries, and why."""
         for fate in fates:
-            self._folder.log("outcome", step=spent, **fate.model_dump())
+            self._folder.log("outcome", step=lane_steps, **fate.model_dump())
         for reason in dict.fromkeys(fate.fate for fate in fates):
             words = ", ".join(repr(fate.words) for fate in fates if fate.fate == reason)
-            log.info("step %d  %s: %s", spent, reason, words)
+            log.info("step %d  %s: %s", lane_steps, reason, words)
 
     def close(self) -> None:
         """Take the bar away."""

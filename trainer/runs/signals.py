@@ -30,7 +30,7 @@ class StopSignals:
             raise Stopped
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Inside, a signal only sets `stopping`: no change is torn in two."""
         self._held = True
         try:
@@ -39,8 +39,8 @@ class StopSignals:
             self._held = False
 
     @contextmanager
-    def open(self) -> Iterator[None]:
-        """Inside, within `held`, a signal raises `Stopped` at once, as one does that came before.
+    def interruptible(self) -> Iterator[None]:
+        """Inside, within `deferred`, a signal raises `Stopped` at once, as one does that came before.
 
         For long work that changes nothing until it is done, and can be done again after a resume.
         """

@@ -9,7 +9,7 @@ JITTER = 0.05
 """Lengths are blurred by up to this share of their mean, so that no epoch meets the batches of the one before."""
 
 
-def batch_rows(step: int, size: int, examples: int, seed: int, lengths: Tensor | None = None) -> Tensor:
+def batch_indices(step: int, size: int, examples: int, seed: int, lengths: Tensor | None = None) -> Tensor:
     """Rows [at most `size`] of the batch of step `step`, counted from 0; one batch of an epoch may be shorter.
 
     With `lengths` [examples] a batch holds rows of similar length, and the order of the batches is shuffled.

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 
 @dataclass(frozen=True)
-class Fitness:
+class EvalResult:
     """Mean cross-entropy in nats and accuracy from 0 to 1."""
 
     loss: float
@@ -17,7 +17,7 @@ class Fitness:
 
 
 @dataclass(frozen=True)
-class Examples:
+class EncodedSplit:
     """A split as the backbone reads it, with its classes [examples]."""
 
     inputs: Any
@@ -35,7 +35,7 @@ def losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fitness(logits: Tensor, targets: Tensor) -> list[Fitness]:
+def evaluate(logits: Tensor, targets: Tensor) -> list[EvalResult]:
     """The fitness of each lane from logits [lanes, examples, classes]."""
     hits = (logits.argmax(-1) == targets).float().mean(1)
-    return [Fitness(*pair) for pair in zip(losses(logits, targets).tolist(), hits.tolist(), strict=True)]
+    return [EvalResult(*pair) for pair in zip(losses(logits, targets).tolist(), hits.tolist(), strict=True)]

@@ -75,14 +75,14 @@ def _optimizer(parameters: list[nn.Parameter], settings: OptimizerSettings) -> t
     return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
 
 
-def look_downhill(lanes: list[Lane], losses: Tensor) -> None:
+def backward(lanes: list[Lane], losses: Tensor) -> None:
     """The gradient of every lane; `losses` [lanes] are independent, so their sum serves all."""
     for lane in lanes:
         lane.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(losses.sum())
 
 
-def descend(lanes: list[Lane], lr: float) -> None:
+def optimizer_step(lanes: list[Lane], lr: float) -> None:
     """One step of every lane along its gradient, at `lr`."""
     for lane in lanes:
         for group in lane.optimizer.param_groups:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainer.backbones.backbone import Backbone, ComparesVectors
-from trainer.search.evaluation import Examples, Fitness, fitness
+from trainer.backbones.backbone import Backbone, HasClassEmbeddings
+from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
 from trainer.search.lanes import Lane, Origin, stack
 
 SIZE = 16
@@ -27,13 +27,13 @@ class Snapshot:
     head: dict[str, Tensor]
     """Its head by parameter name; empty where the backbone has none."""
     lineage: tuple[Origin, ...]
-    dev: Fitness
+    dev: EvalResult
 
 
-def snapshot(lane: Lane, spent: int, dev: Fitness) -> Snapshot:
+def snapshot(lane: Lane, lane_steps: int, dev: EvalResult) -> Snapshot:
     """`lane` as it is now."""
     head = {name: value.detach().clone() for name, value in lane.head.items()}
-    return Snapshot(lane.number, spent, lane.prompt.detach().clone(), head, lane.lineage, dev)
+    return Snapshot(lane.number, lane_steps, lane.prompt.detach().clone(), head, lane.lineage, dev)
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Tuned:
     """[tokens, dim], of the best snapshot."""
     head: dict[str, Tensor]
     """Its head by parameter name; empty where the backbone has none."""
-    class_vectors: Tensor | None
+    class_embeddings: Tensor | None
     """[classes, dim], unit length; none where the backbone has no such thing."""
 
     @torch.no_grad()
     def logits(self, backbone: Backbone, rows: Any) -> Tensor:
         """Class scores [examples, classes] of the backbone's `Rows`."""
-        if self.class_vectors is not None and isinstance(backbone, ComparesVectors):
-            return backbone.classify(self.class_vectors[None], rows)[0]
+        if self.class_embeddings is not None and isinstance(backbone, HasClassEmbeddings):
+            return backbone.classify(self.class_embeddings[None], rows)[0]
         return backbone.logits(stack([self.prompt], [self.head]), rows)[0]
 
 
@@ -62,7 +62,7 @@ class Result:
     members: list[Snapshot]
     """Best first."""
     tuned: Tuned
-    dev: Fitness
+    dev: EvalResult
 
     @property
     def kind(self) -> str:
@@ -84,23 +84,23 @@ class Pool:
             best[snapshot.lane] = snapshot
         self.snapshots = sorted(best.values(), key=lambda kept: kept.dev.loss)[:SIZE]
 
-    def result(self, backbone: Backbone, dev: Examples, average: bool) -> Result:
+    def result(self, backbone: Backbone, dev: EncodedSplit, average: bool) -> Result:
         """The best snapshot, or where class vectors can be averaged, the mean of several."""
-        if isinstance(backbone, ComparesVectors):
+        if isinstance(backbone, HasClassEmbeddings):
             return self._mean(backbone, dev, average)
         best = self.snapshots[0]
         return Result([best], Tuned(best.prompt, best.head, None), best.dev)
 
     @torch.no_grad()
-    def _mean(self, backbone: ComparesVectors, dev: Examples, average: bool) -> Result:
+    def _mean(self, backbone: HasClassEmbeddings, dev: EncodedSplit, average: bool) -> Result:
         """The best snapshot, joined greedily by each next one that lowers the mean's development loss.
 
         The greedy soup of Wortsman et al. (2022), on class vectors instead of weights.
         """
-        vectors = backbone.class_vectors(stack([snapshot.prompt for snapshot in self.snapshots]))
+        vectors = backbone.class_embeddings(stack([snapshot.prompt for snapshot in self.snapshots]))
         members, total, lowest = [self.snapshots[0]], vectors[0], self.snapshots[0].dev
         for snapshot, vector in zip(self.snapshots[1:], vectors[1:], strict=True) if average else ():
-            joined = fitness(backbone.classify(normalize(total + vector, dim=-1)[None], dev.inputs), dev.targets)[0]
+            joined = evaluate(backbone.classify(normalize(total + vector, dim=-1)[None], dev.inputs), dev.targets)[0]
             if joined.loss < lowest.loss:
                 members, total, lowest = [*members, snapshot], total + vector, joined
         best = self.snapshots[0]

@@ -6,8 +6,8 @@ from torch import Tensor
 from bus.messages import Digest
 from shared.errors import UserError
 from shared.settings import Settings
-from trainer.search.lanes import Origin
 from trainer.backbones.vocabulary import Vocabulary
+from trainer.search.lanes import Origin
 
 NOISE = "noise "
 """The control `random` proposes names instead of words: `noise 17`, where the number is a seed."""
@@ -16,13 +16,13 @@ DRAWN_WORDS = 4
 """Words of a start drawn from the vocabulary: about as long as prompts that people write."""
 
 
-class Starts:
-    """Turns words into prompts of at most `prompt.tokens` tokens, the same for each context of the backbone."""
+class PromptInit:
+    """Turns words into prompts of at most `prompt.num_tokens` tokens, the same for each context of the backbone."""
 
-    def __init__(self, settings: Settings, vocabulary: Vocabulary, contexts: int = 1) -> None:
+    def __init__(self, settings: Settings, vocabulary: Vocabulary, num_contexts: int = 1) -> None:
         self._settings = settings
         self._vocabulary = vocabulary
-        self._contexts = contexts
+        self._num_contexts = num_contexts
         self.generator = torch.Generator().manual_seed(settings.seed)
 
     def first(self) -> tuple[Tensor, Origin]:
@@ -45,8 +45,8 @@ class Starts:
 
     def trim(self, words: str) -> str:
         """The part of `words` that fits into a prompt; empty if there is none."""
-        ids = self._vocabulary.encode(words, self._settings.prompt.tokens + 1)
-        if len(ids) <= self._settings.prompt.tokens:
+        ids = self._vocabulary.encode(words, self._settings.prompt.num_tokens + 1)
+        if len(ids) <= self._settings.prompt.num_tokens:
             return words if len(ids) else ""
         return self._vocabulary.decode(ids[:-1])
 
@@ -54,7 +54,7 @@ class Starts:
         """The prompt [contexts * tokens, dim] that says `words`."""
         if self._settings.restarts.source == "random" and words.startswith(NOISE):
             return self._gaussian(int(words.removeprefix(NOISE)))
-        return self._vocabulary.embed(words, self._settings.prompt.tokens).repeat(self._contexts, 1)
+        return self._vocabulary.embed(words, self._settings.prompt.num_tokens).repeat(self._num_contexts, 1)
 
     def propose(self, digest: Digest) -> list[str]:
         """The controls: as many starts as an LLM is asked for, from noise or from words drawn at random."""
@@ -63,7 +63,7 @@ class Starts:
 
     def _draw(self) -> str:
         """A few words drawn uniformly from the vocabulary, each one token."""
-        return self._vocabulary.sample(min(DRAWN_WORDS, self._settings.prompt.tokens), self.generator)
+        return self._vocabulary.sample(min(DRAWN_WORDS, self._settings.prompt.num_tokens), self.generator)
 
     def _noise(self) -> str:
         return f"{NOISE}{int(torch.randint(2**31, (1,), generator=self.generator))}"
@@ -72,6 +72,6 @@ class Starts:
         """Noise with the mean and deviation of the words' embeddings."""
         embeddings = self._vocabulary.embeddings
         generator = torch.Generator().manual_seed(seed)
-        rows = self._contexts * self._settings.prompt.tokens
+        rows = self._num_contexts * self._settings.prompt.num_tokens
         noise = torch.randn(rows, embeddings.shape[1], generator=generator)
         return noise.to(embeddings.device) * embeddings.std() + embeddings.mean(0)

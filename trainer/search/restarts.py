@@ -75,35 +75,35 @@ class Restarts:
         if self.rounds and self.next_request == 0:
             self.next_request = self.rounds[0]
 
-    def wants(self, spent: int) -> bool:
+    def wants(self, lane_steps: int) -> bool:
         """Whether proposers should be asked now. Never when there is no budget left to use an answer."""
-        due = self.next_request is not None and spent >= self.next_request
-        return due and self.settings.policy != "none" and self.has_room(spent)
+        due = self.next_request is not None and lane_steps >= self.next_request
+        return due and self.settings.policy != "none" and self.has_room(lane_steps)
 
-    def asked(self, spent: int) -> None:
+    def asked(self, lane_steps: int) -> None:
         """A digest was leased."""
         self.tally.digests_leased += 1
-        self.next_request = self._next(spent)
+        self.next_request = self._next(lane_steps)
 
-    def _next(self, spent: int) -> int | None:
+    def _next(self, lane_steps: int) -> int | None:
         if self.rounds:
-            return next((step for step in self.rounds if step > spent), None)
-        return spent + self.settings.every
+            return next((step for step in self.rounds if step > lane_steps), None)
+        return lane_steps + self.settings.request_every
 
-    def has_room(self, spent: int) -> bool:
+    def has_room(self, lane_steps: int) -> bool:
         """Whether the budget left lets one more restart train for `trial_steps`."""
         lanes = 2 + len(self.trials) if self.settings.policy == "trial" else 1
-        return self.budget - spent >= lanes * self.settings.trial_steps
+        return self.budget - lane_steps >= lanes * self.settings.trial_steps
 
-    def ask_again(self, spent: int) -> None:
+    def ask_again(self, lane_steps: int) -> None:
         """A round of sync mode was broken off; it is held after a resume."""
-        self.next_request = spent
+        self.next_request = lane_steps
 
-    def skip_round(self, spent: int) -> None:
+    def skip_round(self, lane_steps: int) -> None:
         """A round of sync mode brought no answer; the next is due as if it had."""
-        self.next_request = self._next(spent)
+        self.next_request = self._next(lane_steps)
 
-    def receive(self, words: list[str], lease: str, asked: int, spent: int) -> list[Fate]:
+    def receive(self, words: list[str], lease: str, asked: int, lane_steps: int) -> list[Fate]:
         """Take a proposal: candidates that are new become `unscored`; the fates of the others.
 
         Args:
@@ -114,7 +114,7 @@ class Restarts:
         """
         self.tally.received += 1
         self.tally.candidates += len(words)
-        late = not self.has_room(spent)
+        late = not self.has_room(lane_steps)
         self.tally.stale += late
         fates: list[Fate] = []
         for cleaned in map(clean_words, words):
@@ -143,11 +143,11 @@ class Restarts:
         self.tally.scored += len(losses)
         ranked = sorted([*self.waiting, *self.unscored], key=_score)
         self.unscored = []
-        keep = self.settings.queue if self.settings.policy == "trial" else 1
+        keep = self.settings.queue_size if self.settings.policy == "trial" else 1
         self.waiting = ranked[:keep]
         return ranked[keep:]
 
-    def start(self, spent: int, incumbent_loss: float, since_lowest: int) -> Candidate | None:
+    def start(self, lane_steps: int, incumbent_loss: float, since_lowest: int) -> Candidate | None:
         """The candidate to start now, if any; call again until there is none.
 
         Args:
@@ -155,10 +155,10 @@ class Restarts:
             incumbent_loss: the incumbent's development loss, which `greedy` compares with.
             since_lowest: evaluations since the lowest development loss, which `trial` waits for.
         """
-        if not self.waiting or not self.has_room(spent):
+        if not self.waiting or not self.has_room(lane_steps):
             return None
         if self.settings.policy == "trial" and (
-            len(self.trials) >= self.settings.challengers or self.holds(since_lowest)
+            len(self.trials) >= self.settings.max_challengers or self.holds(since_lowest)
         ):
             return None
         if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
@@ -200,7 +200,7 @@ class Restarts:
         self.unscored, self.waiting, self.trials = [], [], {}
         return ended
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint keeps, as JSON."""
         return {
             "tally": asdict(self.tally),
@@ -213,7 +213,7 @@ class Restarts:
         }
 
     @classmethod
-    def restore(cls, settings: RestartSettings, budget: int, state: dict[str, Any]) -> "Restarts":
+    def from_state_dict(cls, settings: RestartSettings, budget: int, state: dict[str, Any]) -> "Restarts":
         """The machine that `state` was taken of."""
         return cls(
             settings,

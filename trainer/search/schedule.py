@@ -8,26 +8,26 @@ WARMUP_LR = 1e-5
 """The constant warm-up of CoOp (Zhou et al. 2022)."""
 
 
-def epoch_steps(settings: Settings, rows: int) -> int:
+def steps_per_epoch(settings: Settings, rows: int) -> int:
     """Steps of one lane in one pass over `rows` training rows."""
-    return -(-rows // settings.optimizer.batch)
+    return -(-rows // settings.optimizer.batch_size)
 
 
-def with_budget(settings: Settings, rows: int) -> Settings:
+def resolve_budget(settings: Settings, rows: int) -> Settings:
     """Settings whose `steps` hold the budget, also where it is told in epochs."""
     if settings.epochs is None:
         return settings
-    return settings.model_copy(update={"steps": settings.epochs * epoch_steps(settings, rows)})
+    return settings.model_copy(update={"steps": settings.epochs * steps_per_epoch(settings, rows)})
 
 
-def learning_rate(settings: OptimizerSettings, spent: int, budget: int, warmup: int) -> float:
-    """The learning rate after `spent` of `budget` lane-steps, the first `warmup` of which warm up."""
-    if spent < warmup:
+def learning_rate(settings: OptimizerSettings, lane_steps: int, budget: int, warmup: int) -> float:
+    """The learning rate after `lane_steps` of `budget` lane-steps, the first `warmup` of which warm up."""
+    if lane_steps < warmup:
         return WARMUP_LR
     match settings.schedule:
         case "constant":
             return settings.lr
         case "linear":
-            return settings.lr * (1 - spent / budget)
+            return settings.lr * (1 - lane_steps / budget)
         case "cosine":
-            return settings.lr * (1 + cos(pi * spent / budget)) / 2
+            return settings.lr * (1 + cos(pi * lane_steps / budget)) / 2

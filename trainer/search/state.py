@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainer.search.evaluation import Fitness
+from trainer.search.evaluation import EvalResult
 from trainer.search.lanes import Lane
 from trainer.search.pool import Pool
 from trainer.search.restarts import Restarts
@@ -15,14 +15,14 @@ class State:
 
     lanes: list[Lane]
     """The incumbent first, then the challengers."""
-    dev: Fitness
+    dev: EvalResult
     """The incumbent's fitness when it was last measured."""
     trajectory: Trajectory
     restarts: Restarts
     pool: Pool
-    spent: int = 0
+    lane_steps: int = 0
     """Lane-steps."""
-    turns: int = 0
+    iterations: int = 0
     """Turns of the loop; a batch is drawn by it."""
     opened: int = 1
     """Lanes opened so far; the number of the next."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bus.messages import Digest, Fate, Measured, Point, Push, Slope
 from shared.settings import Settings
-from shared.subsampling import thin
-from trainer.search.evaluation import Fitness
+from shared.subsampling import subsample
 from trainer.backbones.vocabulary import Vocabulary
+from trainer.search.evaluation import EvalResult
 
 RECENT = 20
 """Steps that the slope is fitted to."""
@@ -48,12 +48,14 @@ class Trajectory:
         self.recent.append(train_loss)
         self.since_point.append(train_loss)
 
-    def evaluated(self, spent: int, prompt: Tensor, dev: Fitness, vocabulary: Vocabulary, settings: Settings) -> Point:
-        """Add a point for the incumbent's `prompt` [tokens, dim] after `spent` lane-steps."""
+    def evaluated(
+        self, lane_steps: int, prompt: Tensor, dev: EvalResult, vocabulary: Vocabulary, settings: Settings
+    ) -> Point:
+        """Add a point for the incumbent's `prompt` [tokens, dim] after `lane_steps` lane-steps."""
         words, nearness = vocabulary.nearest(prompt.detach(), settings.prompt.projection)
         mean = sum(self.since_point) / len(self.since_point) if self.since_point else None
         point = Point(
-            step=spent,
+            step=lane_steps,
             words=" ".join(words)[:LONGEST_WORDS],
             nearness=nearness,
             train_loss=mean,
@@ -64,7 +66,7 @@ class Trajectory:
         self.since_point.clear()
         return point
 
-    def measure(self, words: str, dev: Fitness) -> None:
+    def measure(self, words: str, dev: EvalResult) -> None:
         """Remember what the development split says of a prompt in words."""
         self.measured[words] = Measured(words=words, loss=dev.loss, accuracy=dev.accuracy)
 
@@ -91,7 +93,7 @@ class Trajectory:
     def digest(
         self,
         run: str,
-        spent: int,
+        lane_steps: int,
         prompt: Tensor,
         gradient: Tensor | None,
         labels: list[str],
@@ -103,13 +105,13 @@ class Trajectory:
         return Digest(
             run=run,
             sequence=self.digests,
-            step=spent,
+            step=lane_steps,
             budget=settings.steps,
-            task=settings.task.describe,
+            task=settings.task.description,
             labels=labels,
-            tokens=settings.prompt.tokens,
+            tokens=settings.prompt.num_tokens,
             wanted=settings.restarts.candidates,
-            trajectory=thin(self.points, POINTS),
+            trajectory=subsample(self.points, POINTS),
             pushes=[] if gradient is None else _pushes(prompt, gradient, vocabulary, settings),
             slope=self._slope(gradient, settings) if gradient is not None and self.recent else None,
             best=sorted(self.measured.values(), key=lambda entry: entry.loss)[:BEST],
@@ -120,7 +122,7 @@ class Trajectory:
         plateau = self.since_lowest >= max(1, settings.restarts.patience)
         return Slope(loss_per_step=self.slope(), gradient_norm=gradient.norm().item(), plateau=plateau)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """All of it as JSON."""
         return {
             "points": [point.model_dump() for point in self.points],
@@ -132,7 +134,7 @@ class Trajectory:
         }
 
     @classmethod
-    def restore(cls, state: dict[str, Any]) -> "Trajectory":
+    def from_state_dict(cls, state: dict[str, Any]) -> "Trajectory":
         """The trajectory that `state` was taken of."""
         return cls(
             points=[Point.model_validate(entry) for entry in state["points"]],
@@ -146,7 +148,7 @@ class Trajectory:
 
 def _pushes(prompt: Tensor, gradient: Tensor, vocabulary: Vocabulary, settings: Settings) -> list[Push]:
     now, _ = vocabulary.nearest(prompt.detach()[:PUSHES], settings.prompt.projection)
-    toward = vocabulary.pushed_toward(gradient[:PUSHES], TOWARD)
+    toward = vocabulary.hotflip_candidates(gradient[:PUSHES], TOWARD)
     return [
         Push(position=position, word=word, toward=words)
         for position, (word, words) in enumerate(zip(now, toward, strict=True))

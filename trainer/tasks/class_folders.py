@@ -4,13 +4,13 @@ from pathlib import Path
 
 from shared.errors import UserError
 from trainer.tasks.examples import Example
-from trainer.tasks.raw import Row
+from trainer.tasks.raw import RawExample
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 """Endings of files that are taken for images, in small letters."""
 
 
-def read_class_folders(folder: Path) -> list[Row]:
+def read_class_folders(folder: Path) -> list[RawExample]:
     """The images `folder`/CLASS/*, in the order of their names; the raw label is the name of the class's folder.
 
     Hidden files and folders are passed over, and so are files with other endings than `SUFFIXES`.
@@ -24,7 +24,7 @@ def read_class_folders(folder: Path) -> list[Row]:
     return [row for entry in classes for row in _read_class(entry)]
 
 
-def _read_class(folder: Path) -> list[Row]:
+def _read_class(folder: Path) -> list[RawExample]:
     images = sorted(
         entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import UserError
-from trainer.tasks.examples import Example
 from trainer.tasks.class_folders import read_class_folders
-from trainer.tasks.raw import Row
+from trainer.tasks.examples import Example
+from trainer.tasks.raw import RawExample
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SplitFile(BaseModel):
     test: list[tuple[str, int, str]]
 
 
-def read_coop(folder: Path, name: str | None) -> dict[str, list[Row]] | None:
+def read_coop(folder: Path, name: str | None) -> dict[str, list[RawExample]] | None:
     """Read the data set `name` of `LAYOUTS`, or whichever is there; None where there is none and none was named.
 
     Args:
@@ -89,7 +89,7 @@ def read_coop(folder: Path, name: str | None) -> dict[str, list[Row]] | None:
             return _read_split_file(index, images)
 
 
-def _read_split_file(index: Path, images: Path) -> dict[str, list[Row]]:
+def _read_split_file(index: Path, images: Path) -> dict[str, list[RawExample]]:
     try:
         splits = SplitFile.model_validate_json(index.read_bytes())
     except ValidationError as error:
@@ -100,7 +100,7 @@ def _read_split_file(index: Path, images: Path) -> dict[str, list[Row]]:
     return {part: [_row(images / image, label, index) for image, _, label in rows] for part, rows in parts.items()}
 
 
-def _read_imagenet(index: Path, images: Path) -> dict[str, list[Row]]:
+def _read_imagenet(index: Path, images: Path) -> dict[str, list[RawExample]]:
     names = dict(_read_pairs(index))
     splits = {"train": read_class_folders(images / "train"), "test": read_class_folders(images / "val")}
     unnamed = {wnid for rows in splits.values() for _, wnid in rows} - names.keys()
@@ -109,7 +109,7 @@ def _read_imagenet(index: Path, images: Path) -> dict[str, list[Row]]:
     return {split: [(example, names[wnid]) for example, wnid in rows] for split, rows in splits.items()}
 
 
-def _read_aircraft(folder: Path, images: Path) -> dict[str, list[Row]]:
+def _read_aircraft(folder: Path, images: Path) -> dict[str, list[RawExample]]:
     splits = {}
     for split, name in (("train", "train"), ("dev", "val"), ("test", "test")):
         index = folder / f"images_variant_{name}.txt"
@@ -132,7 +132,7 @@ def _read_pairs(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _row(image: Path, label: str, index: Path) -> Row:
+def _row(image: Path, label: str, index: Path) -> RawExample:
     if not image.is_file():
         raise UserError(f"{index}: it names {image}, which is not there")
     return Example(image=image), label.replace("_", " ")

@@ -9,12 +9,12 @@ from shared.settings import TaskSettings
 from trainer.tasks.examples import Example, Split
 from trainer.tasks.raw import place
 
-Rows = list[tuple[Example, int]]
+LabeledExamples = list[tuple[Example, int]]
 """Examples and their classes."""
 
 
 def draw_splits(
-    rows: dict[str, Rows], settings: TaskSettings, labels: list[str], seed: int
+    rows: dict[str, LabeledExamples], settings: TaskSettings, labels: list[str], seed: int
 ) -> tuple[Split, Split, Split]:
     """Training, development and reported examples.
 
@@ -26,14 +26,14 @@ def draw_splits(
     """
     reported, train, dev = _sources(rows, settings)
     taken = {_unit(example) for example, _ in reported}
-    amounts: dict[str, tuple[Rows, float | Literal["all"], str]] = {
+    amounts: dict[str, tuple[LabeledExamples, float | Literal["all"], str]] = {
         "train": (train, settings.shots, "task.shots"),
         "dev": (dev, settings.dev_shots, "task.dev_shots"),
     }
     if settings.dev_share is not None:
         amounts["dev"] = (train, settings.dev_share, "task.dev_share")
     few = settings.shots != "all" and settings.dev_share is None
-    drawn: dict[str, Rows] = {}
+    drawn: dict[str, LabeledExamples] = {}
     for split in ("train", "dev") if few else ("dev", "train"):  # what takes all that is left comes last
         source, amount, key = amounts[split]
         drawn[split] = _draw(source, amount, labels, seed, taken, key)
@@ -43,7 +43,9 @@ def draw_splits(
     return _split(drawn["train"]), _split(drawn["dev"]), _split(_cap(reported, settings))
 
 
-def _sources(rows: dict[str, Rows], settings: TaskSettings) -> tuple[Rows, Rows, Rows]:
+def _sources(
+    rows: dict[str, LabeledExamples], settings: TaskSettings
+) -> tuple[LabeledExamples, LabeledExamples, LabeledExamples]:
     """The reported rows, and those that training and development examples are drawn from."""
     if settings.report == "third":
         everything = [row for split in rows.values() for row in split]
@@ -62,8 +64,8 @@ def _sources(rows: dict[str, Rows], settings: TaskSettings) -> tuple[Rows, Rows,
 
 
 def _draw(
-    rows: Rows, amount: float | Literal["all"], labels: list[str], seed: int, taken: set[object], key: str
-) -> Rows:
+    rows: LabeledExamples, amount: float | Literal["all"], labels: list[str], seed: int, taken: set[object], key: str
+) -> LabeledExamples:
     """Draw `amount` of the rows that share nothing with `taken`, by seed, none twice.
 
     Args:
@@ -91,8 +93,8 @@ def _draw(
     return [row for row in once.values() if _unit(row[0]) in cut]
 
 
-def _shots(rows: Rows, shots: int, labels: list[str], key: str) -> Rows:
-    classes: list[Rows] = [[] for _ in labels]
+def _shots(rows: LabeledExamples, shots: int, labels: list[str], key: str) -> LabeledExamples:
+    classes: list[LabeledExamples] = [[] for _ in labels]
     for row in rows:
         classes[row[1]].append(row)
     drawn: dict[object, tuple[Example, int]] = {}
@@ -112,16 +114,16 @@ def _unit(example: Example) -> object:
     return example.group or example.key
 
 
-def _cap(rows: Rows, settings: TaskSettings) -> Rows:
+def _cap(rows: LabeledExamples, settings: TaskSettings) -> LabeledExamples:
     """At most `task.test_rows` rows, in whole questions, the same for every seed."""
     most = settings.test_rows
     if most is None or most >= len(rows):
         return rows
-    units: dict[object, Rows] = {}
+    units: dict[object, LabeledExamples] = {}
     for number, row in enumerate(rows):
         units.setdefault(row[0].group or number, []).append(row)
     whole = list(units.values())
-    capped: Rows = []
+    capped: LabeledExamples = []
     for index in torch.randperm(len(whole), generator=torch.Generator().manual_seed(0)).tolist():
         if len(capped) + len(whole[index]) <= most:
             capped += whole[index]
@@ -130,5 +132,5 @@ def _cap(rows: Rows, settings: TaskSettings) -> Rows:
     return capped
 
 
-def _split(rows: Rows) -> Split:
+def _split(rows: LabeledExamples) -> Split:
     return Split([example for example, _ in rows], torch.tensor([target for _, target in rows]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from shared.settings import Form
+from shared.settings import Format
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Split:
 class Task:
     """What is to be learned. `labels` are the words that name the classes, in order."""
 
-    form: Form
-    describe: str
+    format: Format
+    description: str
     labels: list[str]
     train: Split
     dev: Split

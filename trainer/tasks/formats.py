@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from shared.settings import Form, TaskSettings
+from shared.settings import Format, TaskSettings
 from trainer.tasks.examples import Example
 
 Labelled = tuple[Example, Any]
@@ -21,7 +21,7 @@ Reader = Callable[[Mapping[str, Any]], Iterator[Labelled]]
 YES_NO = {"False": "no", "True": "yes"}
 ENTAILMENT = {"entailment": "entailment", "not_entailment": "not entailment"}
 
-LABELS: dict[Form, dict[str, str]] = {
+LABELS: dict[Format, dict[str, str]] = {
     "boolq": YES_NO,
     "cb": {"entailment": "entailment", "contradiction": "contradiction", "neutral": "neutral"},
     "copa": {"choice1": "first choice", "choice2": "second choice"},
@@ -40,7 +40,7 @@ LABELS: dict[Form, dict[str, str]] = {
 }
 """Raw labels in the order of the hub's class numbers, which is the order of the classes, and words for them."""
 
-COLUMNS: dict[Form, tuple[str, ...]] = {
+COLUMNS: dict[Format, tuple[str, ...]] = {
     "boolq": ("question", "passage"),
     "cb": ("premise", "hypothesis"),
     "rte": ("premise", "hypothesis"),
@@ -62,22 +62,22 @@ class UnreadableRow(Exception):
     """What is wrong with a row, in words."""
 
 
-def form_reader(settings: TaskSettings) -> Reader:
+def format_reader(settings: TaskSettings) -> Reader:
     """The reader of the task's rows; it raises `UnreadableRow`."""
-    form = settings.form
-    if form == "text":
+    format = settings.format
+    if format == "text":
         keys = {settings.text: "task.text"} | ({settings.text2: "task.text2"} if settings.text2 else {})
         return partial(_read_columns, keys=keys, label=(settings.label, "task.label"))
-    if form in COLUMNS:
-        return partial(_read_columns, keys=dict.fromkeys(COLUMNS[form], "task.form"))
-    readers: dict[Form, Reader] = {
+    if format in COLUMNS:
+        return partial(_read_columns, keys=dict.fromkeys(COLUMNS[format], "task.format"))
+    readers: dict[Format, Reader] = {
         "copa": _read_copa,
         "multirc": _read_multirc,
         "record": _read_record,
         "wic": _read_wic,
         "wsc": _read_wsc,
     }
-    return readers[form]
+    return readers[format]
 
 
 def _read_columns(
@@ -200,7 +200,7 @@ def _value(row: Mapping[str, Any], column: str, key: str) -> Any:
     return row[column]
 
 
-def _text(row: Mapping[str, Any], column: str, key: str = "task.form") -> str:
+def _text(row: Mapping[str, Any], column: str, key: str = "task.format") -> str:
     value = _value(row, column, key)
     if not isinstance(value, str) or not value.strip():
         raise UnreadableRow(f"column {column!r} holds no text")
@@ -208,28 +208,28 @@ def _text(row: Mapping[str, Any], column: str, key: str = "task.form") -> str:
 
 
 def _number(row: Mapping[str, Any], column: str) -> int:
-    value = _value(row, column, "task.form")
+    value = _value(row, column, "task.format")
     if type(value) is not int:
         raise UnreadableRow(f"column {column!r} holds no whole number")
     return value
 
 
 def _section(row: Mapping[str, Any], column: str) -> Mapping[str, Any]:
-    value = _value(row, column, "task.form")
+    value = _value(row, column, "task.format")
     if not isinstance(value, Mapping):
         raise UnreadableRow(f"column {column!r} is not what the official files have there")
     return value
 
 
 def _sections(row: Mapping[str, Any], column: str) -> list[Mapping[str, Any]]:
-    value = _value(row, column, "task.form")
+    value = _value(row, column, "task.format")
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         raise UnreadableRow(f"column {column!r} is not what the official files have there")
     return value
 
 
 def _texts(row: Mapping[str, Any], column: str) -> list[str]:
-    value = _value(row, column, "task.form")
+    value = _value(row, column, "task.format")
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise UnreadableRow(f"column {column!r} holds no list of texts")
     return value

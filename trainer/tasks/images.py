@@ -6,18 +6,18 @@ from typing import Any
 
 from shared.errors import UserError
 from shared.settings import TaskSettings
-from trainer.tasks.examples import Example
 from trainer.paths import find_folder
 from trainer.tasks.class_folders import read_class_folders
 from trainer.tasks.coop import read_coop
+from trainer.tasks.examples import Example
 from trainer.tasks.hub import load_hub
-from trainer.tasks.raw import Row, find_splits, place
+from trainer.tasks.raw import RawExample, find_splits, place
 
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "val"], "test": ["test"]}
 """What each split is called in folders and on the hub; the first that is there counts."""
 
 
-def read_images(settings: TaskSettings) -> dict[str, list[Row]]:
+def read_images(settings: TaskSettings) -> dict[str, list[RawExample]]:
     """Read the splits that are there, "train", "dev" and "test"; the raw label is the class's name in the data.
 
     A folder without splits is all "train". Files are named and not opened; images of the hub stay encoded.
@@ -34,20 +34,20 @@ def read_images(settings: TaskSettings) -> dict[str, list[Row]]:
         raise UserError(f"task.path = {settings.path!r} cannot be read: {error.strerror}: {error.filename}") from None
 
 
-def _read_folder(folder: Path) -> dict[str, list[Row]]:
+def _read_folder(folder: Path) -> dict[str, list[RawExample]]:
     splits = find_splits(SPLITS, [entry.name for entry in folder.iterdir() if entry.is_dir()])
     if not splits:
         return {"train": read_class_folders(folder)}
     return {split: read_class_folders(folder / name) for split, name in splits.items()}
 
 
-def _read_hub(settings: TaskSettings) -> dict[str, list[Row]]:
+def _read_hub(settings: TaskSettings) -> dict[str, list[RawExample]]:
     tables = load_hub(settings)
     splits = {split: list(_rows(tables[name], settings, name)) for split, name in find_splits(SPLITS, tables).items()}
     return {split: rows for split, rows in splits.items() if rows}
 
 
-def _rows(table: Any, settings: TaskSettings, split: str) -> Iterator[Row]:
+def _rows(table: Any, settings: TaskSettings, split: str) -> Iterator[RawExample]:
     """The rows of a split; none where all labels are hidden (none, or -1 where labels are numbers of classes)."""
     import datasets
 

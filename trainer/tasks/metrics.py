@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from shared.settings import Form
+from shared.settings import Format
 from trainer.tasks.examples import Example, Split
 
 
-def measure(form: Form, logits: Tensor, split: Split) -> dict[str, float]:
+def task_metrics(format: Format, logits: Tensor, split: Split) -> dict[str, float]:
     """The measures of a form by name; the first is its headline figure.
 
     All are from 0 to 1, but Matthews' correlation from -1. Where two classes are not alike, class 1 is the one to find.
 
     Args:
-        form: of the task.
+        format: of the task.
         logits: [examples, classes].
         split: the examples and their classes.
     """
     logits = logits.cpu()
-    return {name: value(logits, split) for name, value in MEASURES.get(form, {"accuracy": _accuracy}).items()}
+    return {name: value(logits, split) for name, value in TASK_METRICS.get(format, {"accuracy": _accuracy}).items()}
 
 
 def _accuracy(logits: Tensor, split: Split) -> float:
@@ -98,7 +98,7 @@ def _normalise(answer: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
-MEASURES: dict[Form, dict[str, Callable[[Tensor, Split], float]]] = {
+TASK_METRICS: dict[Format, dict[str, Callable[[Tensor, Split], float]]] = {
     "cb": {"accuracy": _accuracy, "macro_f1": _macro_f1},
     "multirc": {"f1a": _f1, "exact_match": _whole_questions},
     "record": {"f1": _answer_f1, "exact_match": _answer_match},

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from shared.settings import TaskSettings
 from trainer.tasks.examples import Example
 
-Row = tuple[Example, str]
+RawExample = tuple[Example, str]
 """An example and its raw label."""
 
 

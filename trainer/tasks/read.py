@@ -7,16 +7,16 @@ from typing import Any
 from shared.errors import UserError
 from shared.settings import TaskSettings
 from trainer.paths import find_folder
-from trainer.tasks.formats import LABELS, UnreadableRow, form_reader
+from trainer.tasks.formats import LABELS, UnreadableRow, format_reader
 from trainer.tasks.hub import load_hub
-from trainer.tasks.raw import Row, find_splits, place
+from trainer.tasks.raw import RawExample, find_splits, place
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "val", "dev32", "validation_matched"], "test": ["test"]}
 """What each split is called in files and on the hub; the first that is there counts."""
 
 
-def read_rows(settings: TaskSettings) -> dict[str, list[Row]]:
+def read_rows(settings: TaskSettings) -> dict[str, list[RawExample]]:
     """The labelled rows of each split that is there: "train", "dev", "test".
 
     A split whose labels are all hidden (none, or -1 where labels are numbers of classes) counts as not there.
@@ -46,11 +46,11 @@ def _load_folder(folder: Path) -> dict[str, Any]:
     return splits
 
 
-def _rows(table: Any, settings: TaskSettings, split: str) -> Iterator[Row]:
+def _rows(table: Any, settings: TaskSettings, split: str) -> Iterator[RawExample]:
     """The examples of a split with their raw labels; none where all labels are hidden."""
-    read = form_reader(settings)
-    feature = table.features.get(settings.label if settings.form == "text" else "label")
-    names = getattr(feature, "names", None) or list(LABELS.get(settings.form, ()))
+    read = format_reader(settings)
+    feature = table.features.get(settings.label if settings.format == "text" else "label")
+    names = getattr(feature, "names", None) or list(LABELS.get(settings.format, ()))
     hidden = None
     labelled = 0
     for number, row in enumerate(table.to_list(), 1):
