@@ -77,7 +77,7 @@ class Loop:
                 break
             looked = time.monotonic()
             if self.end is not None:
-                self._meet_proposers(self.end, looked)
+                self._meet_proposers(self.end)
             met = time.monotonic()
             lanes = state.lanes[: budget - state.lane_steps]
             train_losses = self._step(lanes)
@@ -179,15 +179,18 @@ class Loop:
     def _waits(self) -> bool:
         return self.settings.restarts.mode == "sync"
 
-    def _meet_proposers(self, end: Channel, now: float) -> None:
+    def _meet_proposers(self, end: Channel) -> None:
         """Merge what arrived, and lease a digest if a proposal is due and somebody is free.
 
         In most turns there is nothing to do, and every call costs microseconds: a gradient step leaves the
         processor's caches cold. So the tests that usually fail come first.
         """
         restarts = self.state.restarts
-        for answer in end.poll(now):
-            self._receive(answer)
+        for event in end.poll():
+            if isinstance(event, Answer):
+                self._receive(event)
+            elif not self._waits:  # the request is open again
+                restarts.ask_again(self.state.lane_steps)
         if restarts.unscored:
             self._score()
         if restarts.waiting:  # first, so that nobody is asked when these take what is left of the budget
@@ -198,20 +201,21 @@ class Loop:
             else:
                 self._ask(end)
 
-    def _ask(self, end: Channel) -> bool:
-        """Lease the digest of this moment to everybody who is free; false if nobody is."""
-        state, asked = self.state, False
-        if not state.iterations and end.can_lease():
+    def _ask(self, end: Channel) -> str:
+        """Lease the digest of this moment to proposers that are free; the first lease, or "" if nobody is free."""
+        state, restarts = self.state, self.settings.restarts
+        if not end.can_lease():
+            return ""
+        if not state.iterations:
             self._probe_gradient()
-        while end.can_lease():
-            digest = self._digest()
-            if end.lease(digest, time.monotonic()) is None:
-                break
-            state.restarts.asked(state.lane_steps)
-            self.reporter.asked(digest)
-            self.metrics.digests.inc()
-            asked = True
-        return asked
+        digest = self._digest()
+        leases = end.lease(digest, 1 if self._waits else restarts.max_challengers)
+        if not leases:
+            return ""
+        state.restarts.asked(state.lane_steps)
+        self.reporter.asked(digest)
+        self.metrics.digests.inc(len(leases))
+        return leases[0].id
 
     def _digest(self) -> Digest:
         state, prompt = self.state, self.state.lanes[0].prompt
@@ -228,14 +232,18 @@ class Loop:
     def _hold_round(self, end: Channel) -> None:
         """Ask and wait for the answer, as the paper alternates; go on without one after `sync_wait_seconds`."""
         deadline = time.monotonic() + self.settings.restarts.sync_wait_seconds
-        asked, answered = False, False
+        asked, answered = "", False
         while not answered and time.monotonic() < deadline and not self.signals.stopping:
             asked = asked or self._ask(end)
-            end.wait(0.1)
+            if not end.wait(0.1) and (asked or not end.can_lease()):
+                break
             self.health.beat()
-            for answer in end.poll(time.monotonic()):
-                self._receive(answer)
-                answered = True
+            for event in end.poll():
+                if isinstance(event, Answer):
+                    self._receive(event)
+                    answered = True
+                elif event.lease == asked:
+                    asked = ""
         if self.state.restarts.unscored:
             self._score()
         if not answered and self.signals.stopping:
