@@ -48,11 +48,11 @@ class CounterBy:
         self._children.get(value, self._other).inc(amount)
 
     def follow(self, totals: Mapping[str, int]) -> None:
-        """Count what was added since the last call to totals that someone else keeps."""
+        """Count what was added since the last call to totals kept elsewhere. A total that fell counts nothing."""
         if totals == self._totals:
             return
         for value, total in totals.items():
-            self.inc(value, total - self._totals.get(value, 0))
+            self.inc(value, max(0, total - self._totals.get(value, 0)))
         self._totals = dict(totals)
 
 
