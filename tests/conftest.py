@@ -72,8 +72,8 @@ def context():
     import torch
 
     from trainer.backbones import load_backbone
+    from trainer.search.context import TuningContext
     from trainer.tasks import load_task
-    from trainer.tune import TuningContext
 
     torch.set_num_threads(1)
     settings = make_settings()
@@ -105,8 +105,9 @@ class Runs:
 
         `stop_after` asks it to stop after so many turns; `propose` answers its digests in place of its source.
         """
-        from trainer import tune
         from trainer.listening import open_bus
+
+        from trainer import tune
         from trainer.runs.directory import CONFIG, RunDirectory
         from trainer.runs.signals import Stopped
 

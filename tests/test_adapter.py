@@ -12,8 +12,8 @@ from test_decoder import TEMPLATE, bytes_tokenizer, tiny_model
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.encoder import Encoder
+from trainer.backbones.stack import stack
 from trainer.result.adapter import export_adapter
-from trainer.search.lanes import stack
 from trainer.tasks.examples import Example
 
 LABELS = ["yes", "no", "maybe"]

@@ -14,7 +14,6 @@ from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, st
 from trainer.search.pool import Pool, Snapshot
 from trainer.search.prompt_init import PromptInit
 from trainer.search.restarts import Restarts
-from trainer.search.state import State
 from trainer.search.trajectory import Trajectory
 
 SETTINGS = make_settings(prompt={"words": "kiwi fig"}, restarts={"policy": "trial", "source": "vocabulary"})

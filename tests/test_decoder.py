@@ -14,8 +14,8 @@ from shared.config import RECIPES
 from shared.errors import UserError
 from shared.settings import BackboneSettings
 from trainer.backbones.decoder import Decoder
+from trainer.backbones.stack import stack
 from trainer.paths import find_file
-from trainer.search.lanes import stack
 from trainer.tasks.examples import Example
 
 TEMPLATE = "Review: {text}\nSentiment:"

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.dual_encoder import DualEncoder
+from trainer.backbones.stack import stack
 from trainer.search.evaluation import losses
-from trainer.search.lanes import stack
 from trainer.tasks.examples import Example
 
 SHORT = "a customer message about"
@@ -128,7 +128,7 @@ def test_scores_are_cosines_over_the_temperature(backbone):
 
 
 def test_plain_words_label_better_than_chance(context):
-    dev = context.examples(context.task.dev, "development rows")
+    dev = context.encode(context.task.dev, "development rows")
     logits = context.backbone.logits(stack(prompts(context.backbone.vocabulary, SHORT)), dev.inputs)
     assert (logits[0].argmax(-1) == dev.targets).float().mean() > 0.4
 
@@ -136,7 +136,7 @@ def test_plain_words_label_better_than_chance(context):
 @pytest.mark.parametrize("position", TEXTS)
 def test_the_gradient_of_a_lane_is_that_of_the_lane_alone(context, position):
     backbone = placed(context.backbone, position)
-    train = context.examples(context.task.train, "training rows")
+    train = context.encode(context.task.train, "training rows")
     starts = prompts(backbone.vocabulary, SHORT, LONG, "shop")
 
     def gradients(parameters):
@@ -152,7 +152,7 @@ def test_the_gradient_of_a_lane_is_that_of_the_lane_alone(context, position):
 
 def test_the_encoder_stays_frozen(context):
     backbone = context.backbone
-    train = context.examples(context.task.train, "training rows")
+    train = context.encode(context.task.train, "training rows")
     before = backbone.class_embeddings(stack(prompts(backbone.vocabulary, SHORT)))
     parameter = nn.Parameter(prompts(backbone.vocabulary, SHORT)[0])
     losses(backbone.logits(stack([parameter]), train.inputs), train.targets).sum().backward()

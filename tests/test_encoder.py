@@ -8,9 +8,9 @@ from small_encoders import SIZES, pair_tokenizer, save_small_encoder, small_conf
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.encoder import Encoder
+from trainer.backbones.stack import stack
 from trainer.backbones.tokenized import TokenizedBatch
 from trainer.search.evaluation import losses
-from trainer.search.lanes import stack
 from trainer.tasks.examples import Example
 
 LABELS = ["yes", "no", "maybe"]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from shared.config import load
-from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, stack, stack_lanes
+from trainer.backbones.stack import stack
+from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, stack_lanes
 
 SETTINGS = load({"optimizer": {"lr": 0.05, "weight_decay": 0.1}}, "a test")
 LENGTHS = (3, 1, 5)

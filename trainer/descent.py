@@ -78,7 +78,7 @@ class Descent:
         rows = batch_indices(0, PROBE_ROWS, len(self._train.targets), settings.seed)
         with self._signals.interruptible():
             zero_grad(lanes)
-            for part in rows.split(settings.optimizer.batch_size):
+            for part in torch.split(rows, settings.optimizer.batch_size):
                 logits = self._backbone.logits(stack_lanes(lanes), self._train.inputs[part])
                 backward(losses(logits, self._train.targets[part]) * (len(part) / len(rows)))
 

@@ -11,12 +11,15 @@ from trainer.memory import in_passes
 from trainer.runs.signals import StopSignals
 from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
 from trainer.search.lanes import Lane, stack_lanes
-from trainer.search.pool import snapshot
+from trainer.search.pool import TuningResult, snapshot
 from trainer.search.state import RunState
 
 
 class Diverged(UserError):
     """The incumbent's loss became NaN or infinite."""
+
+    best: TuningResult | None = None
+    """What the run had found before."""
 
 
 class Evaluator:
@@ -42,9 +45,7 @@ class Evaluator:
         """Measure `prompts` [tokens, dim], each with the incumbent's head; the losses may be NaN or infinite."""
         head = self._state.lanes[0].head
         with self._signals.interruptible():
-            return in_passes(
-                self._state, prompts, lambda part: self._measure(stack(part, [head] * len(part)))
-            )
+            return in_passes(self._state, prompts, lambda part: self._measure(stack(part, [head] * len(part))))
 
     @torch.no_grad()
     def _measure(self, prompts: Stack) -> list[EvalResult]:

@@ -37,8 +37,8 @@ class Loop:
     proposals: Proposals | None
     """None for plain prompt tuning."""
     observers: Listener
-    save: Callable[[], None]
-    """Saves a checkpoint."""
+    save: Callable[[], bool]
+    """Saves a checkpoint; false if it cannot."""
 
     def run(self) -> None:
         """Train until the budget is used up.

@@ -42,4 +42,4 @@ def in_passes(state: RunState, items: list[T], run: Callable[[list[T]], list[R]]
 def _is_out_of_memory(error: RuntimeError) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size  # knows what each device says
 
-    return should_reduce_batch_size(error)
+    return bool(should_reduce_batch_size(error))

@@ -22,13 +22,13 @@ from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings, Format
 from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.llama_last_layer import read_last
+from trainer.backbones.stack import Stack
 from trainer.backbones.template import Template
 from trainer.backbones.tokenized import TokenizedBatch
 from trainer.backbones.verbalizer import Verbalizer
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.paths import find_model
 from trainer.progress import track
-from trainer.search.lanes import Stack
 from trainer.tasks.examples import Example
 
 TEXTS = 256

@@ -14,9 +14,9 @@ from torch import Tensor
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.augment import random_views
+from trainer.backbones.stack import Stack, stack
 from trainer.backbones.towers import load_towers
 from trainer.progress import track
-from trainer.search.lanes import Stack, stack
 from trainer.tasks.examples import Example
 
 BATCH = 64

@@ -21,10 +21,10 @@ from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.encoder_head import cut_head, initialise
 from trainer.backbones.encoder_model import load_classifier, load_tokenizer, most_tokens
 from trainer.backbones.read_layer import ReadLayer
+from trainer.backbones.stack import Stack
 from trainer.backbones.tokenized import TokenizedBatch
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.progress import track
-from trainer.search.lanes import Stack
 from trainer.tasks.examples import Example
 
 TOKENISED = 256

@@ -15,8 +15,7 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings, TaskSettings
 from trainer.backbones import choose_device, load_family
 from trainer.backbones.backbone import Backbone
-from trainer.result.export import DESCRIPTION, TENSORS
-from trainer.runs.directory import find_run, read_json
+from trainer.runs.directory import BEST_DESCRIPTION, BEST_TENSORS, find_run, read_json
 from trainer.search.pool import Tuned
 from trainer.tasks.examples import Example
 from trainer.tasks.formats import UnreadableRow, format_reader
@@ -57,15 +56,15 @@ class Classifier:
             UserError: there is no such run, or it is not finished.
         """
         folder = find_run(run)
-        if not (folder / DESCRIPTION).is_file():
+        if not (folder / BEST_DESCRIPTION).is_file():
             raise UserError(f"{folder} has no result yet; finish it with `python -m trainer --resume {folder.name}`")
-        description = read_json(folder / DESCRIPTION)
+        description = read_json(folder / BEST_DESCRIPTION)
         device = choose_device("auto")
         try:
             task = TaskSettings(**description["task"])
             backbone = BackboneSettings(**description["backbone"]), PromptSettings(**description["prompt"])
             labels = [str(label) for label in description["labels"]]
-            tensors = {name: tensor.to(device) for name, tensor in load_file(folder / TENSORS).items()}
+            tensors = {name: tensor.to(device) for name, tensor in load_file(folder / BEST_TENSORS).items()}
             tuned = _tuned(tensors)
         except (KeyError, TypeError, ValidationError, OSError, SafetensorError) as error:
             raise UserError(f"{folder / 'best'} is damaged: {error}") from None

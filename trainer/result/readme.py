@@ -6,7 +6,7 @@ from string import Template
 
 from shared.settings import Settings
 from trainer.paths import find_model
-from trainer.tune import TuningContext
+from trainer.search.context import TuningContext
 
 TEXTS = Path(__file__).parent / "readmes"
 

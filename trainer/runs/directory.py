@@ -98,10 +98,12 @@ class RunDirectory:
             {"id": f"{self.name[:150]}-{secrets.token_hex(8)}", "created": time.time(), "versions": versions},
         )
 
-    @property
-    def settings(self) -> Settings:
-        """The run's settings."""
-        return read_settings(self.path)
+    def nested(self, name: str, settings: Settings) -> "RunDirectory":
+        """The directory of a run that belongs to this one; made if absent."""
+        inner = RunDirectory(self.path / name)
+        if not (inner.path / CONFIG).is_file():
+            inner.begin(settings)
+        return inner
 
     @property
     def id(self) -> str:

@@ -14,14 +14,16 @@ class Stopped(Exception):
 class StopSignals:
     """Turns SIGTERM and SIGINT into `Stopped`."""
 
-    def __init__(self, leave: Callable[[int], None] | None = None) -> None:
-        """Take what ends the process outside of training, where an exception could come up in the midst of an import.
+    def __init__(self, leave: "Callable[[StopSignals], None] | None" = None) -> None:
+        """Handle signals outside of training with `leave`, which ends the process; without it, raise `Stopped` there.
 
-        Without `leave`, `Stopped` is raised there too.
+        An exception that a signal raises in the midst of an import may be caught or wrapped by the library.
         """
         self.stopping = False
         self.number = 0
         """The signal that came."""
+        self.farewell = ""
+        """What to say to the user when the process is stopped."""
         self._leave = leave
         self._deferred = False
         self._interruptible = False
@@ -44,7 +46,7 @@ class StopSignals:
         if self._deferred or again:
             return
         if self._leave is not None and not self._interruptible:
-            self._leave(number)
+            self._leave(self)
         raise Stopped
 
     @contextmanager

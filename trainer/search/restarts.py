@@ -194,7 +194,9 @@ class Restarts:
         """
         if not self.waiting or not self.has_room(lane_steps):
             return None
-        if self.settings.policy == "trial" and (len(self.trials) >= self.settings.max_challengers or self.holds(plateau)):
+        if self.settings.policy == "trial" and (
+            len(self.trials) >= self.settings.max_challengers or self.holds(plateau)
+        ):
             return None
         if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
             return None

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bus.messages import Fate, Measured, Point
-from trainer.backbones.vocabulary import Projection, Vocabulary
+from shared.settings import Projection
+from trainer.backbones.vocabulary import Vocabulary
 from trainer.search.evaluation import EvalResult
 from trainer.search.events import CandidatesPassedOver, Event, TrialJudged
 
