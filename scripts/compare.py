@@ -30,12 +30,12 @@ import torch  # noqa: E402
 from shared.config import CommandLine  # noqa: E402
 from shared.errors import UserError, run_command  # noqa: E402
 from shared.health import Health  # noqa: E402
-from shared.metrics import TrainerMetrics  # noqa: E402
 from shared.settings import Settings  # noqa: E402
 from trainer.backbones import load_backbone  # noqa: E402
 from trainer.listening import open_bus  # noqa: E402
 from trainer.result.finalize import finalize  # noqa: E402
 from trainer.runs.directory import SUMMARY, RunDirectory, read_json  # noqa: E402
+from trainer.runs.metrics import TrainerMetrics  # noqa: E402
 from trainer.runs.signals import Stopped, StopSignals  # noqa: E402
 from trainer.search.schedule import resolve_budget  # noqa: E402
 from trainer.tasks import load_task  # noqa: E402

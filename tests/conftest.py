@@ -21,7 +21,7 @@ from bus.in_process import InProcessChannel
 from shared.config import load
 from shared.errors import run_command
 from shared.health import Health
-from shared.metrics import TrainerMetrics
+from trainer.runs.metrics import TrainerMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
 hypothesis.settings.register_profile("steady", deadline=None)  # a busy machine is no fault

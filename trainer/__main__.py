@@ -6,10 +6,10 @@ from pathlib import Path
 from shared import health, logs
 from shared.config import CommandLine, recipe_names, recipe_summary
 from shared.errors import UserError, run_command
-from shared.metrics import TrainerMetrics
 from shared.settings import Settings
 from trainer.listening import open_bus
 from trainer.runs.directory import SUMMARY, RunDirectory, find_run, has_checkpoint, read_settings
+from trainer.runs.metrics import TrainerMetrics
 from trainer.runs.signals import Stopped, StopSignals
 
 log = logging.getLogger("trainer")

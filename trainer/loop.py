@@ -17,11 +17,11 @@ from bus.channel import Answer, Channel
 from bus.messages import Digest, Fate, Outcome
 from shared.errors import UserError
 from shared.health import Health
-from shared.metrics import TrainerMetrics
 from shared.settings import Settings
 from trainer.backbones.backbone import Backbone
 from trainer.runs.checkpoint import save_checkpoint
 from trainer.runs.directory import RunDirectory
+from trainer.runs.metrics import TrainerMetrics
 from trainer.runs.reporting import Reporter
 from trainer.runs.signals import StopSignals
 from trainer.search.batches import batch_indices

@@ -11,12 +11,12 @@ from bus.in_process import InProcessChannel
 from bus.record import RecordingChannel
 from bus.replay import ReplayChannel
 from shared.health import Health
-from shared.metrics import TrainerMetrics
 from shared.settings import Settings
 from trainer.backbones.backbone import Backbone
 from trainer.loop import Loop
 from trainer.runs.checkpoint import load_checkpoint, save_checkpoint
 from trainer.runs.directory import RunDirectory, has_checkpoint
+from trainer.runs.metrics import TrainerMetrics
 from trainer.runs.reporting import Reporter
 from trainer.runs.signals import Stopped, StopSignals
 from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
