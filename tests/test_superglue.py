@@ -427,6 +427,6 @@ def test_a_broken_row_is_named(tmp_path, format, fault, line):
 def test_columns_of_another_task_are_refused(tmp_path):
     write(tmp_path, train=[RIGHT["wic"]], val=[RIGHT["wic"]])
     with pytest.raises(
-        UserError, match=r"train row 1: there is no column 'premise', which task\.form asks for; .*word"
+        UserError, match=r"train row 1: there is no column 'premise', which task\.format asks for; .*word"
     ):
         load(tmp_path, "rte")

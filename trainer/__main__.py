@@ -28,7 +28,7 @@ def main() -> int:
         "--if-exists",
         choices=["fail", "resume"],
         default="fail",
-        help="where --name is in use: refuse (default), or resume that run; a finished one is left alone, with status 0",
+        help="where --name is in use: refuse, or resume that run; a finished one is left alone, with status 0",
     )
     options = parser.parse_args()
     logs.set_up()
@@ -69,7 +69,7 @@ def _run(parser: CommandLine, options: argparse.Namespace, signals: StopSignals)
 
 
 def _leave(signals: StopSignals) -> None:
-    """End the process at once: outside of training nothing is lost, and an exception could hit the midst of an import."""
+    """End the process at once: outside of training nothing is lost, and an exception could hit an import."""
     if signals.farewell:
         log.info(signals.farewell)
     sys.stdout.flush()

@@ -13,7 +13,6 @@ import torch
 from bus.channel import Channel
 from shared import health
 from shared.errors import UserError
-from shared.metrics import TrainerMetrics
 from shared.settings import Settings
 from trainer.backbones import load_backbone
 from trainer.backbones.backbone import Backbone
@@ -21,8 +20,8 @@ from trainer.changes import accept_changes, refuse_differences
 from trainer.evaluator import Diverged
 from trainer.result.finalize import export, finalize
 from trainer.result.run_result import RunResult
-from trainer.runs.directory import BASELINE, CONFIG, RECORD, RunDirectory, find_run, read_settings
-from trainer.runs.metrics_listener import MetricsListener
+from trainer.runs.directory import BASELINE, CONFIG, RECORD, SUMMARY, RunDirectory, find_run, read_settings
+from trainer.runs.metrics import TrainerMetrics
 from trainer.runs.signals import Stopped, StopSignals
 from trainer.search.context import TuningContext
 from trainer.search.events import Listener
@@ -64,13 +63,17 @@ def run(settings: Settings, *, if_exists: IfExists = "fail", hooks: Hooks | None
         if settings.name is None:
             raise UserError("--if-exists resume needs the run's name; set --name")
         path = Path(settings.folder) / settings.name
+        if (path / SUMMARY).is_file():
+            refuse_differences(read_settings(path), settings, path)
+            log.info("%s is finished", path)
+            return RunResult.load(path)
         if (path / CONFIG).is_file():
             return resume(str(path), settings=settings, hooks=hooks)
     return _carry_out(RunDirectory.create(settings), settings, None, hooks or Hooks())
 
 
 def resume(name: str, *, settings: Settings | None = None, hooks: Hooks | None = None) -> RunResult:
-    """Continue a run that was stopped. A finished one is returned.
+    """Continue a run that was stopped.
 
     Args:
         name: its directory, or its name in `runs`.
@@ -79,20 +82,19 @@ def resume(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
         hooks: listeners and the like.
 
     Raises:
-        UserError: there is no such run, another process uses it, or `settings` or the data differ from its own.
+        UserError: there is no such run, it is finished, another process uses it, or `settings` or the data differ
+            from its own.
         Stopped: SIGTERM or Ctrl-C.
     """
     directory = RunDirectory.open(name, settings.folder if settings else "runs")
     try:
         kept = read_settings(directory.path)
         accepted = kept if settings is None else accept_changes(kept, settings, directory)
+        if directory.is_finished:
+            raise UserError(f"{directory.path} is finished; see its {SUMMARY}")
     except UserError:
         directory.close()
         raise
-    if directory.is_finished:
-        directory.close()
-        log.info("%s is finished", directory.path)
-        return RunResult.load(directory.path)
     return _carry_out(directory, accepted, None, hooks or Hooks())
 
 
@@ -155,9 +157,11 @@ def _tune_and_test(
     task = load_task(settings.task, settings.seed)
     directory.check_data({name: fingerprint(getattr(task, name)) for name in ("train", "dev", "test")})
     settings = resolve_budget(settings, len(task.train.examples))
-    log.info("run %s: recipe %s, seed %d, %d lane-steps", directory.path, settings.recipe, settings.seed, settings.steps)
+    log.info(
+        "run %s: recipe %s, seed %d, %d lane-steps", directory.path, settings.recipe, settings.seed, settings.steps
+    )
     context = TuningContext(task, hooks.load(settings, task), life.beat)
-    listeners = [MetricsListener(metrics), lambda _: life.beat(), *hooks.listeners]
+    listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
     try:
         result, state = tune(settings, context, directory, hooks.signals, listeners=listeners, bus=bus, record=record)

@@ -44,7 +44,9 @@ def refuse_differences(kept: Settings, given: Settings, path: Path, allowed: Col
 def _with_more_steps(kept: Settings, given: Settings, directory: RunDirectory) -> Settings:
     """A larger budget, evaluated at the same interval as before."""
     if directory.is_finished:
-        raise UserError(f"{directory.path} is finished and its test data used; start a new run with --steps {given.steps}")
+        raise UserError(
+            f"{directory.path} is finished and its test data used; start a new run with --steps {given.steps}"
+        )
     if kept.epochs is not None or kept.optimizer.schedule != "constant":
         raise UserError(
             f"steps = {given.steps}: the learning rate so far followed a {kept.optimizer.schedule} schedule over "

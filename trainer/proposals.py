@@ -123,10 +123,11 @@ class Proposals:
         while restarts.tally.received == received and not self.signals.stopping:
             if restarts.wants(lane_steps):
                 self._ask()
-            if time.monotonic() >= deadline or not self.channel.wait(WAIT_SECONDS):
-                break
+            more = self.channel.wait(WAIT_SECONDS)
             self.beat()
             self.collect()
+            if not more or time.monotonic() >= deadline:
+                break
         if restarts.unscored:
             self._score()
         if restarts.tally.received == received and not self.signals.stopping:

@@ -34,9 +34,7 @@ def finalize(
     return RunResult.load(directory.path)
 
 
-def export(
-    settings: Settings, context: TuningContext, directory: RunDirectory, result: TuningResult
-) -> list[str]:
+def export(settings: Settings, context: TuningContext, directory: RunDirectory, result: TuningResult) -> list[str]:
     """Write a result to the directory's `best/`; the nearest words of each of its members."""
     words = member_words(result, context.backbone.vocabulary, settings)
     without_adapter = export_best(directory.path, result, context, words, settings)

@@ -107,6 +107,8 @@ def lineage_lines(summary: Mapping[str, Any]) -> list[str]:
     return [
         f"lane {member['lane']} at step {member['step']}, dev loss {member['dev']['loss']:.3f}, now near "
         f"{member['words']!r}: "
-        + " -> ".join(f"{origin['words']!r} ({origin['source']}, step {origin['step']})" for origin in member["lineage"])
+        + " -> ".join(
+            f"{origin['words']!r} ({origin['source']}, step {origin['step']})" for origin in member["lineage"]
+        )
         for member in summary["members"]
     ]

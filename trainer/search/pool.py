@@ -53,7 +53,7 @@ class Tuned:
         """Class scores [examples, classes] of encoded examples."""
         if self.class_embeddings is not None and isinstance(backbone, HasClassEmbeddings):
             return backbone.classify(self.class_embeddings[None], examples)[0]
-        return backbone.logits(stack([self.prompt], [self.head]), rows)[0]
+        return backbone.logits(stack([self.prompt], [self.head]), examples)[0]
 
 
 @dataclass(frozen=True)
