@@ -145,7 +145,7 @@ def _run_recipe(recipe: str, options: argparse.Namespace, extra: list[str], sign
             line = CommandLine("scripts/compare", "")
             settings = line.resolve(line.parse_args([recipe, "--seed", str(seed), *data, *ARMS[arm], *extra]))
             torch.set_num_threads(settings.threads or 1)  # the other processor is the LLM's
-            task = load_task(settings.task, seed)
+            task = load_task(settings.task, seed, settings.backbone.template)
             settings = resolve_budget(settings, len(task.train.examples))
             health = Health(settings.metrics.stale_seconds)
             backbone = context.backbone if context else load_backbone(settings, task)

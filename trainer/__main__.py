@@ -88,7 +88,7 @@ def _tune_and_test(
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    task = load_task(settings.task, settings.seed)
+    task = load_task(settings.task, settings.seed, settings.backbone.template)
     settings = resolve_budget(settings, len(task.train.examples))
     log.info("run %s: recipe %s, seed %d, %d lane-steps", folder.path, settings.recipe, settings.seed, settings.steps)
     context = TuningContext(task, load_backbone(settings, task), life.beat)
