@@ -205,7 +205,7 @@ def run_program(main, *arguments, stdin=""):
     try:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             patch.setattr(sys, "argv", ["program", *map(str, arguments)])
-            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode(errors="surrogateescape"))))
             with pytest.raises(SystemExit) as ended:
                 run_command(main)
     finally:

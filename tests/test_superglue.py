@@ -25,7 +25,7 @@ def real(name):
 def load(folder, format, seed=1, **values):
     """Every row of a folder: the validation rows as test, the training rows as training and development."""
     defaults = {"path": str(folder), "format": format, "report": "validation", "shots": "all", "dev_share": 0.25}
-    return load_task(TaskSettings(**{**defaults, **values}), seed)
+    return load_task(TaskSettings(**{**defaults, **values}), seed, "{idx}")
 
 
 def load_hub(folder, format, **values):

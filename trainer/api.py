@@ -154,7 +154,7 @@ def _tune_and_test(
     bus: Channel | None = None if record else open_bus(settings, directory.id)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    task = load_task(settings.task, settings.seed)
+    task = load_task(settings.task, settings.seed, settings.backbone.template)
     directory.check_data({name: fingerprint(getattr(task, name)) for name in ("train", "dev", "test")})
     settings = resolve_budget(settings, len(task.train.examples))
     log.info(

@@ -1,13 +1,11 @@
 """Templates: an example's columns between fixed words, cut so that the fixed words survive."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import UserError
 from trainer.tasks.examples import Example
-
-FIELD = re.compile(r"\{([^{}]+)\}")
+from trainer.tasks.formats import FIELD
 
 
 class Template:
