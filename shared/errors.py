@@ -1,10 +1,15 @@
-"""Trouble that the user can mend."""
+"""Errors the user can fix."""
 
 import atexit
 import gc
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+TRACEBACK = "TANDEM_TRACEBACK"
+"""Environment variable; if it is set, an error also shows where in the code it was found, and what caused it."""
 
 
 class UserError(Exception):
@@ -22,6 +27,8 @@ def run_command(command: Callable[[], int]) -> NoReturn:
     try:
         status = command()
     except UserError as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)  # one line, whatever input it quotes
         status = 2
     except KeyboardInterrupt:

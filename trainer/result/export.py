@@ -35,7 +35,7 @@ def export_best(
         settings: the run's settings.
 
     Returns:
-        Why there is no PEFT adapter, for a family that usually has one; else none.
+        Why there is no PEFT adapter, for a family that usually has one; else None.
     """
     (folder / FOLDER).mkdir(exist_ok=True)
     tuned, task, backbone = result.tuned, context.task, context.backbone
@@ -45,9 +45,6 @@ def export_best(
         tensors["class_vectors"] = tuned.class_embeddings
     labels = json.dumps(task.labels, ensure_ascii=False)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS, {"labels": labels})
-    reason = None
-    if isinstance(backbone, Encoder | Decoder):
-        reason = export_adapter(folder / FOLDER, backbone, tuned.prompt, tuned.head)
     description: dict[str, Any] = {
         "labels": task.labels,
         "task": settings.task.model_dump(),
@@ -55,8 +52,10 @@ def export_best(
         "prompt_words": words,
         "backbone": settings.backbone.model_dump(),
         "prompt": settings.prompt.model_dump(),
-        "without_adapter": reason,
     }
     write_json(folder / DESCRIPTION, description)
+    reason = None
+    if isinstance(backbone, Encoder | Decoder):  # last, so that the result is whole whatever happens here
+        reason = export_adapter(folder / FOLDER, backbone, tuned.prompt, tuned.head)
     (folder / README).write_text(usage(settings, context, reason), encoding="utf-8")
     return reason
