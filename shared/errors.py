@@ -2,11 +2,16 @@
 
 import atexit
 import gc
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 from shared.text import hide_credentials, printable
+
+TRACEBACK = "TANDEM_TRACEBACK"
+"""Environment variable; if it is set, an error also shows where in the code it was found, and what caused it."""
 
 
 class UserError(Exception):
@@ -24,6 +29,8 @@ def run_command(command: Callable[[], int]) -> NoReturn:
     try:
         status = command()
     except UserError as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
         print("error:", printable(hide_credentials(str(error))), file=sys.stderr)  # it may quote any input
         status = 2
     except KeyboardInterrupt:

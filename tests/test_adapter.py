@@ -57,7 +57,7 @@ def test_peft_gives_the_scores_of_a_tuned_decoder(tmp_path):
     tiny_model("llama").save_pretrained(base)
     tokenizer.save_pretrained(base)
     settings = BackboneSettings(family="decoder", path=str(base), template=TEMPLATE)
-    ours = Decoder(settings, ["good", "bad"], "text", torch.device("cpu"))
+    ours = Decoder(settings, PromptSettings(), ["good", "bad"], "text", torch.device("cpu"))
     prompt = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
     rows = ours.prepare([Example((("so it is",),), {"text": "so it is"})], "texts", lambda: None)
     expected = ours.logits(stack([prompt]), rows)[0, 0]

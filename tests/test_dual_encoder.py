@@ -41,8 +41,7 @@ def placed(backbone, position):
 
 
 def model_of(backbone):
-    (model,) = [value for value in vars(backbone._towers).values() if isinstance(value, nn.Module)]
-    return model
+    return backbone._towers._model
 
 
 def read(backbone, *texts, beat=lambda: None):
@@ -54,7 +53,7 @@ def passes(backbone):
     """Counts the rows that go through the encoder."""
     rows = []
     hook = model_of(backbone).register_forward_pre_hook(
-        lambda _, __, inputs: rows.append(len(inputs.get("input_ids", inputs.get("inputs_embeds")))), with_kwargs=True
+        lambda _, inputs: rows.append(len(inputs[0].get("input_ids", inputs[0].get("inputs_embeds"))))
     )
     try:
         yield rows
@@ -225,7 +224,13 @@ def test_sentences_are_pooled_as_the_encoder_was_trained(tmp_path, first):
 
     path = save_tiny(tmp_path / "model")
     (tmp_path / "model" / "1_Pooling").mkdir()
-    note = {"pooling_mode_cls_token": first, "pooling_mode_mean_tokens": not first}
+    types = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": at, "name": str(at), "path": folder, "type": f"sentence_transformers.models.{types[folder]}"}
+        for at, folder in enumerate(types)
+    ]
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
+    note = {"word_embedding_dimension": 16, "pooling_mode_cls_token": first, "pooling_mode_mean_tokens": not first}
     (tmp_path / "model" / "1_Pooling" / "config.json").write_text(json.dumps(note))
     hidden = (
         AutoModel.from_pretrained(path)

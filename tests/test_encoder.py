@@ -187,7 +187,7 @@ def test_of_a_pair_the_longer_text_is_cut_and_the_prompt_gets_its_room(small_fol
         ({"format": "image"}, "reads texts, not images"),
         ({"folder": "empty"}, "has no tokenizer that can be loaded"),
         ({"folder": "tokenizer"}, "cannot be loaded as an encoder"),
-        ({"folder": "decoder"}, "is no encoder"),
+        ({"folder": "decoder"}, "is not an encoder"),
         ({"folder": "bodyless"}, "lacks weights of its frozen part"),
     ],
 )

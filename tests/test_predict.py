@@ -25,7 +25,7 @@ def classifier(finished):
 
 
 def test_it_labels_as_the_run_itself_does(finished, classifier, context):
-    vectors = load_file(finished[0] / "best" / "best.safetensors")["class_vectors"]
+    vectors = load_file(finished[0] / "best" / "best.safetensors")["class_embeddings"]
     rows = context.backbone.prepare([Example(((text,),)) for text in TEXTS], "texts", lambda: None)
     shares = context.backbone.classify(vectors[None], rows)[0].softmax(-1)
     for prediction, row in zip(classifier.predict(TEXTS), shares, strict=True):

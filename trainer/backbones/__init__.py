@@ -34,7 +34,7 @@ def load_family(
         case "encoder":
             return Encoder(settings, prompt, labels, format, device)
         case "decoder":
-            return Decoder(settings, labels, format, device)
+            return Decoder(settings, prompt, labels, format, device)
 
 
 def choose_device(name: str) -> torch.device:

@@ -129,4 +129,4 @@ class Classifier:
 
 def _tuned(tensors: dict[str, Tensor]) -> Tuned:
     head = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
-    return Tuned(tensors["prompt.0"], head, tensors.get("class_vectors"))
+    return Tuned(tensors["prompt.0"], head, tensors.get("class_embeddings"))

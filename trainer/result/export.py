@@ -30,21 +30,18 @@ def export_best(
         settings: the run's settings.
 
     Returns:
-        Why there is no PEFT adapter, for a family that usually has one; else none.
+        Why there is no PEFT adapter, for a family that usually has one; else None.
     """
     (folder / BEST).mkdir(exist_ok=True)
     tuned, task, backbone = result.tuned, context.task, context.backbone
     tensors: dict[str, Tensor] = {f"prompt.{index}": member.prompt for index, member in enumerate(result.members)}
     tensors |= {f"head.{name}": value for name, value in tuned.head.items()}
     if tuned.class_embeddings is not None:
-        tensors["class_vectors"] = tuned.class_embeddings
+        tensors["class_embeddings"] = tuned.class_embeddings
     labels = json.dumps(task.labels, ensure_ascii=False)
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / BEST_TENSORS, {"labels": labels}
     )
-    reason = None
-    if isinstance(backbone, Encoder | Decoder):
-        reason = export_adapter(folder / BEST, backbone, tuned.prompt, tuned.head)
     description: dict[str, Any] = {
         "labels": task.labels,
         "task": settings.task.model_dump(),
@@ -52,8 +49,10 @@ def export_best(
         "prompt_words": words,
         "backbone": settings.backbone.model_dump(),
         "prompt": settings.prompt.model_dump(),
-        "without_adapter": reason,
     }
     write_json(folder / BEST_DESCRIPTION, description)
+    reason = None
+    if isinstance(backbone, Encoder | Decoder):  # last, so that the result is whole whatever happens here
+        reason = export_adapter(folder / BEST, backbone, tuned.prompt, tuned.head)
     (folder / BEST_README).write_text(usage(settings, context, reason), encoding="utf-8")
     return reason
