@@ -10,9 +10,10 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnablePassthrough
 
 from bus.messages import Digest, Fate
+from proposer.candidate import key
 from proposer.deadline import DeadlineCallback
 from proposer.meta_prompt import Kind, beginning, write
-from proposer.parsing import Parsed, key, parse_continuations, parse_list
+from proposer.parsing import Parsed, parse_continuations, parse_list
 
 LINE_TOKENS = 20
 """Longest continuation."""
