@@ -15,7 +15,7 @@ ROUNDS = 16
 NAMES = r"(?:(?:new|proposed|final)\s)?(?:prompt|phrase|candidate|proposal|option|suggestion|idea|text|words)"
 
 MARKER = re.compile(
-    r"^(?:(?:[(\[*]{0,3}\d{1,3}\s?(?:[.):\]](?=[^\W\d])|[.):\]]\*{0,2}(?:\s+|$)|[、。])"
+    r"^(?:(?:[(\[*]{0,3}\d{1,3}\s?(?:[.):\]](?=[^\W\d])|[.):\]]\*{0,2}(?:\s+|$)|[、。]|-\s)"
     r"|(?:[-*+\u2022\u2023\u25e6\u00b7\u25aa\u25cf\u25cb>#]+|\(?[A-Za-z]\))(?:\s+|$)|[\u2022\u2023\u25e6\u25aa\u25cf\u25cb])\s*)+"
 )
 NAME = re.compile(rf"^\W{{0,3}}{NAMES}\s?#?\d{{0,3}}\W{{0,3}}:\W{{0,2}}\s*", re.IGNORECASE)

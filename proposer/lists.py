@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from proposer.candidate import LONGEST, NAMES
 
-NUMBERED = re.compile(r"^\W{0,6}\d{1,3}\s?(?:[.):\]\uff1a\uff09\uff0e](?:\W{0,4}\s|\*|(?=[^\W\d]))|[、。])")
+NUMBERED = re.compile(r"^\W{0,6}\d{1,3}\s?(?:[.):\]\uff1a\uff09\uff0e](?:\W{0,4}\s|\*|(?=[^\W\d]))|[、。]|-\s)")
 NAMED = re.compile(rf"^\W{{0,4}}{NAMES}\s?#?\d{{0,3}}\W{{0,3}}[:\uff1a]\W{{0,2}}\s?(?=\w)", re.IGNORECASE)
 LOSS_ROW = re.compile(rf"^\W{{0,4}}loss\s?[:=]?\s?\d+(?:\.\d+)?\W{{1,6}}{NAMES}\s?[:=]\s?(?=\S)", re.IGNORECASE)
 BULLET = re.compile(r"^(?:[-*+\u00b7\u2013\u2014\u2192\u00bb\u27a4]\s|[\u2022\u2023\u25e6\u25aa\u25cf\u25cb])")

@@ -72,7 +72,9 @@ def parse_list(reply: str, wanted: int, tried: Collection[str] = ()) -> Parsed:
 def parse_continuations(replies: Iterable[str], wanted: int, tried: Collection[str] = ()) -> Parsed:
     """Candidates from texts that continue a list, one each."""
     return collect(
-        [reply[:LONGEST_ANSWER].lstrip()[: 2 * LONGEST].partition("\n")[0] for reply in replies], wanted, tried
+        [strip_thoughts(reply[:LONGEST_REPLY]).lstrip()[: 2 * LONGEST].partition("\n")[0] for reply in replies],
+        wanted,
+        tried,
     )
 
 
@@ -156,8 +158,9 @@ def _holds_text(value: Any) -> bool:
 
 
 def _is_aside(text: str, found: Found) -> bool:
-    """Whether what stands before a value on its line names it as reasoning."""
-    return bool(ASIDE.search(_line_before(text, found).rstrip(" :=*`\"'").rpartition(" ")[2]))
+    """Whether a label before a value, on its line or the one above, names it as reasoning."""
+    label = text[max(0, found.start - LONGEST) : found.start].rstrip(" \n:=*`\"'").rpartition("\n")[2]
+    return len(label.split()) <= 2 and bool(ASIDE.search(label))
 
 
 def _line_before(text: str, found: Found) -> str:

@@ -22,8 +22,8 @@ from prometheus_client import (
 FATES = ("adopted", "dropped", "outscored", "duplicate", "empty", "stale", "unfinished")
 LEASE_OUTCOMES = ("settled", "released", "expired", "gone")
 REJECT_REASONS = ("version", "malformed", "lease")
-REQUEST_OUTCOMES = ("ok", "empty", "failed", "timeout")
-PROPOSER_STATES = ("waiting", "asking", "backoff")
+REQUEST_OUTCOMES = ("ok", "empty", "cut", "failed", "timeout")
+PROPOSER_STATES = ("preparing", "waiting", "asking", "backoff", "budget")
 
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 BUS_SECONDS = (1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -141,6 +141,9 @@ class ProposerMetrics:
         self._seconds = {outcome: seconds.labels(outcome) for outcome in (*REQUEST_OUTCOMES, "other")}
         self._tokens = CounterBy(
             "tandem_proposer_tokens_total", "Tokens sent to and got from the LLM", "direction", ("in", "out"), registry
+        )
+        self.cost = Counter(
+            "tandem_proposer_cost_total", "Price of the tokens, in the currency of the prices", registry=registry
         )
         self.candidates = Counter("tandem_proposer_candidates_total", "Candidates sent to trainers", registry=registry)
         self.parse_failures = Counter(
