@@ -14,6 +14,7 @@ import logging
 import socket as sockets
 import time
 from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -98,14 +99,19 @@ class BusClient:
         with suppress(OSError):  # a full buffer wakes as well; a closed end has nobody to wake
             self._waker.send(b"\0")
 
-    def ready(self, credits: int, holding: dict[str, list[str]]) -> None:
+    def ready(self, credits: int, holding: dict[str, list[str]], closed: Collection[str] = ()) -> None:
         """Say how many leases can be taken beyond those held, and which are `holding`, by endpoint.
+
+        Endpoints in `closed` are offered none.
 
         Sends to every trainer at once where that is news; `receive` repeats it every `ready_seconds`.
         """
         for endpoint, line in self._lines.items():
             offer = Ready(
-                name=self._name, model=self._model, credits=credits, holding=sorted(holding.get(endpoint, []))
+                name=self._name,
+                model=self._model,
+                credits=0 if endpoint in closed else credits,
+                holding=sorted(holding.get(endpoint, [])),
             )
             line.offer = encode(offer, self._max_bytes)
         self._repeat_ready()

@@ -1,20 +1,25 @@
-"""Takes leases from trainers, has the LLM asked, and answers.
+"""Takes leases from trainers, asks the LLM, and answers.
 
-One thread talks to the bus; requests to the LLM wait in threads of their own. Nothing here ends the
-process but a stop that is asked for: trainers and LLMs come, go and fail as they like.
+One thread talks to the bus; requests to the LLM are tasks of an event loop in another thread. Only a stop that was
+asked for ends the process: trainers and LLMs come, go and fail.
 """
 
+import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from bus.client import BusClient
 from bus.messages import Bye, Message, Outcome, Proposal, Reject, Usage, Work
 from proposer.backoff import Backoff
+from proposer.budget import price
 from proposer.chain import Answer, ProposalChain
+from proposer.chat_models import one_line
+from proposer.ledger import BudgetReached, Ledger
 from proposer.llm_errors import describe, is_timeout
 from proposer.memory import Memory
 from proposer.metrics import ProposerMetrics
@@ -24,8 +29,13 @@ from shared.text import cut
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 LOOK_SECONDS = 0.25
-"""The loop comes round at least this often."""
+"""Longest time between two turns of the loop."""
+
+THREADS = 128
+"""For models whose library has no asynchronous client: a request given up keeps its thread until it ends."""
 
 
 @dataclass(eq=False)
@@ -44,18 +54,33 @@ class Agent:
     """The loop of a proposer."""
 
     def __init__(
-        self, settings: ProposerSettings, chain: ProposalChain, end: BusClient, metrics: ProposerMetrics, health: Health
+        self,
+        settings: ProposerSettings,
+        chain: ProposalChain,
+        end: BusClient,
+        metrics: ProposerMetrics,
+        health: Health,
+        *,
+        prepare: Callable[[], Coroutine[Any, Any, str | None]],
+        ledger: Ledger | None = None,
     ) -> None:
+        """`prepare` runs before the first lease is taken; it returns a warning, or None."""
         self._settings = settings
-        self._asker = chain
+        self._chain = chain
         self._end = end
         self._metrics = metrics
         self._health = health
+        self._ledger = ledger
         self._memory = Memory(settings.memory)
         self._backoff = Backoff()
-        self._pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="llm")
+        self._requests = _start_event_loop()
+        self._preparation: Future[str | None] | None = self._submit(prepare())
         self._jobs: list[Job] = []
         self._connected: set[str] = set()
+        self._runs: dict[str, str] = {}
+        """The run that each endpoint last sent work for."""
+        self._refused: set[str | None] = set()
+        """Runs whose budget is used up, and None for all runs."""
         self._state = ""
         self._trouble = ""
         self._looked = time.monotonic()
@@ -67,18 +92,48 @@ class Agent:
         self._end.wake()
 
     def run(self) -> None:
-        """Serve until `stop`; requests under way are left to themselves."""
+        """Serve until `stop`, then cancel the requests under way."""
         while not self._stopping.is_set():
-            self._end.ready(self._credits(), self._holding())
+            self._look_at_budget()
+            self._end.ready(self._credits(), self._holding(), self._closed())
             for endpoint, message in self._end.receive(LOOK_SECONDS):
                 self._handle(endpoint, message)
             self._void_expired()
             self._collect()
             self._observe()
         self._health.ending = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for job in self._jobs:
+            job.answer.cancel()
+
+    def _submit(self, task: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Run a task in the event loop; its end wakes this thread."""
+        future = asyncio.run_coroutine_threadsafe(task, self._requests)
+        future.add_done_callback(lambda _: self._end.wake())
+        return future
+
+    def _look_at_budget(self) -> None:
+        """Learn which runs may not ask any more, and log each once."""
+        if self._ledger is None:
+            return
+        refused: set[str | None] = set()
+        for run in [None, *sorted(set(self._runs.values()))]:
+            refusal = self._ledger.refusal(run)
+            if refusal is None or (run is not None and None in refused):
+                continue
+            refused.add(run)
+            if run not in self._refused:
+                log.warning("budget reached: %s; not asking %s", refusal, self._settings.model)
+        if None in self._refused and None not in refused:
+            log.info("within the budget; asking %s again", self._settings.model)
+        self._refused = refused
+
+    def _closed(self) -> set[str]:
+        """Trainers whose run has used up its budget."""
+        return {endpoint for endpoint, run in self._runs.items() if run in self._refused}
 
     def _credits(self) -> int:
+        if self._preparation is not None or None in self._refused:
+            return 0
         return self._backoff.credits(self._settings.max_concurrency - len(self._jobs), time.monotonic())
 
     def _holding(self) -> dict[str, list[str]]:
@@ -98,19 +153,22 @@ class Agent:
                 self._void(lambda job: job.endpoint == endpoint and job.work.lease == lease)
             case Bye():
                 self._void(lambda job: job.endpoint == endpoint)
+                self._runs.pop(endpoint, None)
                 if message.run:
                     self._memory.forget(message.run)
 
     def _take(self, endpoint: str, work: Work) -> None:
         """Start on a lease, or give it back: another trainer may have taken the slot that was offered to both."""
-        if self._credits() < 1:
+        run = work.digest.run
+        self._runs[endpoint] = run
+        self._look_at_budget()
+        if self._credits() < 1 or run in self._refused:
             self._end.reject(endpoint, Reject(reason="busy", lease=work.lease))
             return
         now = time.monotonic()
-        self._memory.note(work.digest.run, work.digest.fates)
+        self._memory.note(run, work.digest.fates)
         deadline = now + self._settings.timeout_seconds
-        answer = self._pool.submit(self._asker.ask, work.digest, self._memory.recall(work.digest.run), deadline)
-        answer.add_done_callback(lambda _: self._end.wake())
+        answer = self._submit(self._chain.ask(work.digest, self._memory.recall(run), deadline))
         self._jobs.append(Job(endpoint, work, now, answer))
 
     def _void_expired(self) -> None:
@@ -123,7 +181,10 @@ class Agent:
                 job.void = True
 
     def _collect(self) -> None:
-        """Settle the leases whose answers are there."""
+        """Settle the leases whose answers have arrived."""
+        if self._preparation is not None and self._preparation.done():
+            self._prepared(self._preparation)
+            self._preparation = None
         done = [job for job in self._jobs if job.answer.done()]
         self._jobs = [job for job in self._jobs if job not in done]
         for job in done:
@@ -133,7 +194,14 @@ class Agent:
             else:
                 self._fail(job, error)
 
+    def _prepared(self, preparation: Future[str | None]) -> None:
+        error = preparation.exception()
+        trouble = preparation.result() if error is None else one_line(error)
+        if trouble:
+            log.warning("%s", trouble)
+
     def _answer(self, job: Job, answer: Answer) -> None:
+        self._metrics.cost.inc(price(self._settings.budget, answer.tokens_in or 0, answer.tokens_out or 0))
         self._metrics.request(_outcome(job, answer), answer.seconds, answer.tokens_in, answer.tokens_out)
         if self._backoff.succeeded():
             self._trouble = ""
@@ -152,10 +220,13 @@ class Agent:
             self._metrics.candidates.inc(len(answer.candidates))
 
     def _fail(self, job: Job, error: BaseException) -> None:
-        """Give the lease back and leave the LLM alone for a while."""
+        """Give the lease back and pause before the next request."""
+        if isinstance(error, BudgetReached):  # another proposer with the same budget was faster
+            self._end.reject(job.endpoint, Reject(reason="busy", lease=job.work.lease))
+            return
         now = time.monotonic()
         self._metrics.request("timeout" if is_timeout(error) else "failed", now - job.began)
-        trouble = describe(error, self._settings.model)
+        trouble = describe(error, self._settings)
         self._metrics.backoff_seconds.set(self._backoff.failed(now))
         if trouble != self._trouble:
             self._trouble = trouble
@@ -164,35 +235,56 @@ class Agent:
             self._end.reject(job.endpoint, Reject(reason="failed", detail=cut(trouble, 200), lease=job.work.lease))
 
     def _observe(self) -> None:
-        """Say and count how things stand."""
+        """Log and count the present state."""
         self._health.beat()
         now = time.monotonic()
-        spent = self._metrics.busy_seconds if self._jobs else self._metrics.idle_seconds
-        spent.inc(now - self._looked)
+        seconds = self._metrics.busy_seconds if self._jobs else self._metrics.idle_seconds
+        seconds.inc(now - self._looked)
         self._looked = now
         connected = self._end.connected
         for endpoint in sorted(connected - self._connected):
             log.info("connected to %s", endpoint)
         for endpoint in sorted(self._connected - connected):
             log.info("no trainer at %s; waiting for one", endpoint)
+            self._runs.pop(endpoint, None)  # the next trainer there may have another run
         self._connected = set(connected)
         self._metrics.connected_trainers.set(len(connected))
-        state = "asking" if self._jobs else "waiting" if self._credits() else "backoff"
+        state = self._now()
         if state != self._state:
             self._state = state
             self._metrics.state_changes.inc(state)
+
+    def _now(self) -> str:
+        """The state, as metrics name it."""
+        if self._preparation is not None:
+            return "preparing"
+        if self._jobs:
+            return "asking"
+        if self._refused:
+            return "budget"
+        return "waiting" if self._credits() else "backoff"
+
+
+def _start_event_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="llm"))
+    threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
+    return loop
 
 
 def _outcome(job: Job, answer: Answer) -> str:
     if job.void:
         return "timeout"
-    return "ok" if answer.candidates else "empty"
+    if answer.candidates:
+        return "ok"
+    return "cut" if answer.cut else "empty"
 
 
 def _report(model: str, job: Job, answer: Answer) -> str:
     dropped = f", {answer.dropped} dropped" if answer.dropped else ""
+    shortened = "; the reply was cut at its maximum length: raise proposer.max_tokens or lower proposer.thinking"
     late = "; too late, nobody waits for it" if job.void else ""
     return (
         f"asked {model} at step {job.work.digest.step}: {len(answer.candidates)} candidates{dropped} "
-        f"in {answer.seconds:.1f} s{late}"
+        f"in {answer.seconds:.1f} s{shortened if answer.cut else ''}{late}"
     )

@@ -1,24 +1,31 @@
-"""The way from a digest to candidates: meta-prompt | model | parser."""
+"""The way from a digest to candidates: meta-prompt, model, parser."""
 
+import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
-from langchain_core.output_parsers import StrOutputParser
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig
 
 from bus.messages import Digest, Fate
-from proposer.deadline import DeadlineCallback
+from proposer.candidate import key
+from proposer.ledger import BudgetReached, Ledger
 from proposer.meta_prompt import Kind, beginning, write
-from proposer.parsing import Parsed, key, parse_continuations, parse_list
+from proposer.ollama import fit_context
+from proposer.parsing import Parsed, collect, parse_continuations, parse_list
+from proposer.request import RequestCallback
+from proposer.structure import is_refused, structured_items, with_structure
+
+log = logging.getLogger(__name__)
 
 LINE_TOKENS = 20
-"""Longest continuation."""
+"""Maximum length of a continuation."""
 
 ROUNDS = 3
-"""Continuations are cheap and often repeat the list, so they are drawn again for what is missing, so many times."""
+"""Continuations are cheap and often repeat the list, so missing ones are drawn again, in this many rounds."""
 
 
 @dataclass(frozen=True)
@@ -31,96 +38,116 @@ class Answer:
     seconds: float
     tokens_in: int | None
     tokens_out: int | None
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request to the LLM."""
-
-    digest: Digest
-    fates: Sequence[Fate]
-    wanted: int
-    tried: frozenset[str]
-    """Keys of texts that are not wanted again."""
+    cut: bool = False
+    """A reply reached its maximum length before its end."""
 
 
 class ProposalChain:
-    """Asks one model, from any thread."""
+    """Asks one model, any number of times at once, all in one event loop."""
 
-    def __init__(self, model: BaseLanguageModel[Any], kind: Kind) -> None:
+    def __init__(
+        self, model: BaseLanguageModel[Any], kind: Kind, *, structured: bool = True, ledger: Ledger | None = None
+    ) -> None:
         self._model = model
         self._kind = kind
-        self._serial = isinstance(model, BaseChatModel)
-        self._chain = build(model, kind)
+        self._is_chat = isinstance(model, BaseChatModel)
+        self._ledger = ledger
+        self._structured: Runnable[Any, Any] | None = None
+        if structured and kind == "instruct" and isinstance(model, BaseChatModel):
+            self._structured = with_structure(model)
 
-    def warm_up(self) -> None:
-        """Let a model in this process read what every text to continue begins with, while nobody waits for it."""
-        if self._kind == "continue" and not self._serial:
-            self._model.invoke(beginning(), max_tokens=1)
+    async def warm_up(self) -> None:
+        """Let a model in this process read the beginning that all texts to continue share, while nobody waits."""
+        if self._kind == "continue" and not self._is_chat:
+            await self._model.ainvoke(beginning(), max_tokens=1)
 
-    def ask(self, digest: Digest, fates: Sequence[Fate], deadline: float) -> Answer:
-        """Candidates for a digest, by a time of the monotonic clock.
+    async def ask(self, digest: Digest, fates: Sequence[Fate], deadline: float) -> Answer:
+        """Candidates for a digest, by a time of the monotonic clock. A request still under way then is cancelled.
 
         Raises:
-            TimeoutError: the time was over before there was any.
+            TimeoutError: there were none by then.
+            BudgetReached: a limit forbids the request.
             Exception: whatever the model's library raises.
         """
         began = time.monotonic()
-        deadline_callback = DeadlineCallback(deadline)
-        config: RunnableConfig = {"callbacks": [deadline_callback]}
-        if self._serial:
-            config["max_concurrency"] = 1  # a slot is one request at a time
+        callback = RequestCallback(deadline, digest.run, self._ledger)
+        config: RunnableConfig = {"callbacks": [callback]}
         candidates: list[str] = []
         dropped = 0
         tried = {key(words) for words in [text.words for text in digest.best] + [fate.words for fate in fates]}
-        for _ in range(ROUNDS if self._kind == "continue" else 1):
-            missing = digest.wanted - len(candidates)
-            request = Request(digest, fates, missing, frozenset(tried))
-            try:
-                deadline_callback.check()
-                parsed = self._chain.invoke({"request": request}, config)
-            except TimeoutError:
-                if candidates:
-                    break
+        try:
+            async with asyncio.timeout(deadline - began):
+                for _ in range(ROUNDS if self._kind == "continue" else 1):
+                    missing = digest.wanted - len(candidates)
+                    parsed = await self._draw(digest, fates, missing, tried, config)
+                    candidates += parsed.candidates
+                    dropped += parsed.empty + parsed.repeated
+                    tried.update(map(key, parsed.candidates))
+                    if len(candidates) >= digest.wanted:
+                        break
+        except (TimeoutError, BudgetReached):
+            if not candidates:
                 raise
-            candidates += parsed.candidates
-            dropped += parsed.empty + parsed.repeated
-            tried.update(map(key, parsed.candidates))
-            if len(candidates) >= digest.wanted:
-                break
-        return Answer(
-            candidates, dropped, time.monotonic() - began, deadline_callback.tokens_in, deadline_callback.tokens_out
-        )
+        seconds = time.monotonic() - began
+        return Answer(candidates, dropped, seconds, callback.tokens_in, callback.tokens_out, callback.cut)
+
+    async def _draw(
+        self, digest: Digest, fates: Sequence[Fate], missing: int, tried: set[str], config: RunnableConfig
+    ) -> Parsed:
+        """One round of requests."""
+        if self._kind == "continue":
+            replies = await self._continue(write("continue", digest, fates), missing, config)
+            return parse_continuations(replies, missing, tried)
+        if self._structured is not None:
+            parsed = await self._ask_structured(self._structured, digest, fates, tried, config)
+            if parsed is not None:
+                return parsed
+        reply = await self._invoke(self._model, write("instruct", digest, fates), config)
+        return parse_list(_text(reply), digest.wanted, tried)
+
+    async def _continue(self, text: str, count: int, config: RunnableConfig) -> list[str]:
+        """Continuations of a text. Requests to a chat model go one by one: a slot is one request at a time."""
+        if self._is_chat:
+            return [_text(await self._invoke(self._model, text, config)) for _ in range(count)]
+        replies = await self._model.abatch([text] * count, config, stop=["\n"], max_tokens=LINE_TOKENS)
+        return [_text(reply) for reply in replies]
+
+    async def _ask_structured(
+        self,
+        model: Runnable[Any, Any],
+        digest: Digest,
+        fates: Sequence[Fate],
+        tried: set[str],
+        config: RunnableConfig,
+    ) -> Parsed | None:
+        """Candidates from structured output; None if it is not supported, which is not tried again."""
+        try:
+            reply = await self._invoke(model, write("instruct", digest, fates, structured=True), config)
+        except (TimeoutError, BudgetReached):
+            raise
+        except Exception as error:
+            if not is_refused(error):
+                raise
+            log.info("structured output is not supported here; reading plain replies")
+            self._structured = None
+            return None
+        if isinstance(reply, str):  # it was cut
+            return parse_list(reply, digest.wanted, tried)
+        parsed = collect(structured_items(reply), digest.wanted, tried)
+        return parsed if parsed.candidates else parse_list(_text(reply["raw"]), digest.wanted, tried)
+
+    async def _invoke(self, model: Runnable[Any, Any], prompt: str, config: RunnableConfig) -> Any:
+        """The model's reply; the text of one that OpenAI's library refuses because it was cut."""
+        fit_context(self._model, prompt)
+        try:
+            return await model.ainvoke(prompt, config)
+        except Exception as error:
+            completion = getattr(error, "completion", None)
+            if completion is None:
+                raise
+            return str(completion.choices[0].message.content or "")
 
 
-def build(model: BaseLanguageModel[Any], kind: Kind) -> Runnable[dict[str, Any], Parsed]:
-    """The runnable from `{"request": Request}` to what was read from the model's replies."""
-    asked: Runnable[Any, Any] = model
-    if kind == "continue" and not isinstance(model, BaseChatModel):
-        asked = model.bind(stop=["\n"], max_tokens=LINE_TOKENS)
-    replies = (asked | StrOutputParser()).map()
-    if kind == "continue":
-        return RunnablePassthrough.assign(replies=RunnableLambda(_same_for_each) | replies) | RunnableLambda(
-            _read_lines
-        )
-    return RunnablePassthrough.assign(replies=RunnableLambda(_one) | replies) | RunnableLambda(_read_list)
-
-
-def _one(state: dict[str, Any]) -> list[str]:
-    request: Request = state["request"]
-    return [write("instruct", request.digest, request.fates)]
-
-
-def _same_for_each(state: dict[str, Any]) -> list[str]:
-    request: Request = state["request"]
-    return [write("continue", request.digest, request.fates)] * request.wanted
-
-
-def _read_list(state: dict[str, Any]) -> Parsed:
-    request: Request = state["request"]
-    return parse_list("\n".join(state["replies"]), request.wanted, request.tried)
-
-
-def _read_lines(state: dict[str, Any]) -> Parsed:
-    request: Request = state["request"]
-    return parse_continuations(state["replies"], request.wanted, request.tried)
+def _text(reply: Any) -> str:
+    """The text of a reply, without blocks of thoughts and tool calls."""
+    return reply if isinstance(reply, str) else str(reply.text)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from bus.messages import Fate
-from proposer.parsing import key
+from proposer.candidate import key
 
 MOST_RUNS = 16
 """Runs remembered; the one not heard of for longest is forgotten first."""

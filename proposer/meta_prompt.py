@@ -1,7 +1,7 @@
-"""A digest and what is remembered of its run, written down for an LLM.
+"""Writes a digest and the outcomes remembered of its run down for an LLM.
 
-The wording is in prompts/*.txt. A field is put into it once, as it is: what stands in a field is
-never looked at for fields again. Words that came from elsewhere are cleaned to one short line each.
+The wording is in prompts/*.txt. Fields are substituted once: a field's text is never searched for
+fields again. Words from elsewhere are cleaned and cut to one short line each.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,26 +24,38 @@ MOST_BEST = 12
 MOST_FATES = 20
 
 MOST_ROWS = 4
-"""Rows that a small model continues; with more it copies the bad ones."""
+"""Rows for a small model to continue; with more it copies the bad ones."""
 
 AIM = 0.9
-"""The loss it is asked for, as a part of the best so far."""
+"""The loss requested of it, as a fraction of the best so far."""
+
+FORM = "Answer with the {} prompts only, one a line, as a numbered list, without quotes, explanations or anything else."
+STRUCTURED_FORM = "Answer with the {} prompts only, as JSON with the one field `prompts`, a list of strings."
+"""The last line of the instructions, without and with a schema for the answer."""
 
 LONGEST_WORDS = 120
 LONGEST_TASK = 500
 
 
-def write(kind: Kind, digest: Digest, fates: Sequence[Fate]) -> str:
-    """The meta-prompt of a kind; `fates` are the outcomes remembered of the run, the newest last."""
-    return _write_instruct(digest, fates) if kind == "instruct" else _write_continue(digest)
+def write(kind: Kind, digest: Digest, fates: Sequence[Fate], *, structured: bool = False) -> str:
+    """The meta-prompt of a kind.
+
+    Args:
+        kind: which one.
+        digest: the state of the run.
+        fates: remembered outcomes of the run, the newest last.
+        structured: the answer has to fit a schema.
+    """
+    form = STRUCTURED_FORM if structured else FORM
+    return _write_instruct(digest, fates, form) if kind == "instruct" else _write_continue(digest)
 
 
 def beginning() -> str:
-    """The part of the text to continue that is the same for every digest."""
+    """The part of the text to continue that all digests share."""
     return _template("continue").template.partition("$")[0]
 
 
-def _write_instruct(digest: Digest, fates: Sequence[Fate]) -> str:
+def _write_instruct(digest: Digest, fates: Sequence[Fate], form: str) -> str:
     return _template("instruct").substitute(
         task=_line(digest.task, LONGEST_TASK),
         labels=_labels(digest.labels, ", "),
@@ -54,6 +66,7 @@ def _write_instruct(digest: Digest, fates: Sequence[Fate]) -> str:
         fates=_lines(_fate(fate) for fate in fates[-MOST_FATES:]),
         wanted=digest.wanted,
         tokens=digest.tokens,
+        form=form.format(digest.wanted),
     )
 
 

@@ -6,8 +6,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from shared.metrics import CounterBy, make_registry
 
-RequestOutcome = Literal["ok", "empty", "failed", "timeout"]
-State = Literal["waiting", "asking", "backoff"]
+RequestOutcome = Literal["ok", "empty", "cut", "failed", "timeout"]
+State = Literal["preparing", "waiting", "asking", "backoff", "budget"]
 
 REQUEST_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 
@@ -34,6 +34,9 @@ class ProposerMetrics:
             "direction",
             ("in", "out"),
             registry,
+        )
+        self.cost = Counter(
+            "tandem_proposer_cost_total", "Price of the tokens, in the currency of the prices", registry=registry
         )
         self.candidates = Counter("tandem_proposer_candidates_total", "Candidates sent to trainers", registry=registry)
         self.parse_failures = Counter(

@@ -1,86 +1,89 @@
-"""What LLMs really send, turned into candidates.
+"""What LLMs really send, turned into candidates. Linear in the reply's length, whatever it is.
 
 A candidate is one clean line with at least one letter. Its text is data: it is never evaluated or
 formatted into anything. Reading a numbered list of candidates gives the same candidates again.
 """
 
-import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import pairwise
 from typing import Any
 
-from shared.text import clean, cut
+from proposer.candidate import LONGEST, key, to_candidate
+from proposer.json_like import Found, Pairs, find_values
+from proposer.lists import BULLET, NUMBERED, list_items
+from proposer.thoughts import strip_thoughts
+from shared.text import CONTROL_TOKENS
 
-LONGEST = 200
-"""Characters in a candidate."""
+LONGEST_REPLY = 1_000_000
+"""Characters of a reply that are read; thoughts can be long."""
 
-LONGEST_REPLY = 20_000
-"""Characters of a reply that are looked at; 64 of the longest candidates fit."""
+LONGEST_ANSWER = 20_000
+"""Characters of an answer without thoughts that are read; 64 of the longest candidates fit."""
 
-KEYS = ("prompt", "phrase", "text", "words", "candidate")
+FIELDS = (
+    *("prompt", "phrase", "candidate", "text", "words", "proposal", "suggestion", "instruction", "content", "value"),
+    *("answer", "result", "response", "output", "item", "option", "list"),
+)
+"""Names of fields that hold candidates, the surest first; also in the plural, and numbered."""
 
-THOUGHTS = re.compile(r"<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-THOUGHTS_END = re.compile(r".*</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
-FENCE = re.compile(r"^\s*(?:```|~~~).*$", re.MULTILINE)
-JSON_START = re.compile(r"^\s*([\[{])", re.MULTILINE)
-
-NUMBERED = re.compile(r"^\W{0,6}\d{1,3}\s?[.):\]]\W{0,4}\s")
-BULLET = re.compile(r"^\s*[-*+\u2022\u2023\u25e6\u00b7\u2013\u2014]\s")
-MARKER = re.compile(r"^(?:[(\[*]{0,3}\d{1,3}\s?[.):\]]\*{0,2}|[-*+\u2022\u2023\u25e6\u00b7>#]+|\(?[A-Za-z]\))(?:\s+|$)")
-NAME = re.compile(r"^\W{0,3}(?:prompt|phrase|candidate)\s?\d{0,3}\W{0,3}:\W{0,2}\s*", re.IGNORECASE)
-LOSS = re.compile(r"[\s(\[,;-]*\bloss\s*[:=]?\s*\d.*$", re.IGNORECASE)
-QUOTED = re.compile(r"""^(?:"([^"]+)"|«([^«»]+)»|`([^`]+)`|'([^']+)'|\*\*([^*]+)\*\*)(?=$|\s*[-:(,.;])""")
-PLACEHOLDER = re.compile(r"\s*(?:\[[^\[\]]*\]|\{[^{}]*\}|<[^<>]*>|_{2,})$")
-EDGES = ' "«»`*_~'
-END_MARKS = " .,;:…!|/\\=-"
-CHATTER = re.compile(
-    r"^(?:sure|certainly|of course|absolutely|okay|ok|great|alright|here (?:are|is)|here's|i hope|i'm|i can|i will"
-    r"|let me|let's|note|please|these (?:are|prompts|phrases)|as an ai|feel free|below)\b|:$",
+FIELD = re.compile(rf"(?:(?:new|final|best|improved)[\s_-]?)?({'|'.join(FIELDS)})s?[\s_-]?(?:\d+|text|list)?", re.I)
+ENUMERATED = re.compile(r"\W{0,2}(?:\d{1,3}|[A-Za-z])\W{0,2}")
+ASIDE = re.compile(
+    r"reason|thought|think|analy|expla|rational|\bwhy\b|\bnotes?\b|comment|justif|steps?\b|observ|summar|strateg|critiq"
+    r"|\bplan\b|avoid|reject|discard|completed",
     re.IGNORECASE,
 )
+"""Names of fields, tags and sections that hold something other than candidates."""
+
+SECTION = re.compile(r"\[\[ ?## ?(\w{1,100}) ?## ?\]\]")
+"""The marks that DSPy puts between fields."""
+
+TAG = re.compile(r"<(/?)([A-Za-z][\w:.-]{0,40})(?:\s[^<>]{0,200})?>")
+FORMATTING = frozenset({"b", "i", "em", "strong", "code", "u", "span", "br", "sub", "sup", "mark", "p"})
+FENCE = re.compile(r"```|~~~")
+FENCE_LINE = re.compile(r"(?:`{3,}|~{3,})[ \t]*+[\w+.-]{0,20}")
 
 
 @dataclass
 class Parsed:
-    """The candidates of a reply and what was dropped from it."""
+    """The candidates of a reply and the items left out."""
 
     candidates: list[str] = field(default_factory=list)
     empty: int = 0
     """Items without a word."""
     repeated: int = 0
-    """Items that were there before, or were tried before."""
-
-
-def key(text: str) -> str:
-    """What two texts share that differ only in case and space."""
-    return " ".join(text.casefold().split())
+    """Items that repeat another, or one tried before."""
 
 
 def parse_list(reply: str, wanted: int, tried: Collection[str] = ()) -> Parsed:
-    """Candidates from a chat model's reply: a list in whatever form, among whatever else.
+    """Candidates from a chat model's reply: a list in any of the forms that LLMs use, with any text around it.
 
     Args:
         reply: the text as it came.
-        wanted: most candidates to give.
-        tried: keys of texts that are not wanted again.
+        wanted: maximum number of candidates.
+        tried: keys of texts to leave out.
     """
-    text = THOUGHTS_END.sub("", THOUGHTS.sub("", reply[:LONGEST_REPLY]))
-    text = FENCE.sub("", text)
-    return _collect(_json_items(text) or _line_items(text), wanted, tried)
+    text = CONTROL_TOKENS.sub(" ", strip_thoughts(reply[:LONGEST_REPLY])[:LONGEST_ANSWER])
+    return collect(_items(text), wanted, tried)
 
 
 def parse_continuations(replies: Iterable[str], wanted: int, tried: Collection[str] = ()) -> Parsed:
-    """Candidates from texts that go on where a list broke off, one each."""
-    return _collect([reply[:LONGEST_REPLY].strip().partition("\n")[0] for reply in replies], wanted, tried)
+    """Candidates from texts that continue a list, one each."""
+    return collect(
+        [strip_thoughts(reply[:LONGEST_REPLY]).lstrip()[: 2 * LONGEST].partition("\n")[0] for reply in replies],
+        wanted,
+        tried,
+    )
 
 
-def _collect(items: Iterable[str], wanted: int, tried: Collection[str]) -> Parsed:
+def collect(items: Iterable[str], wanted: int, tried: Collection[str] = ()) -> Parsed:
+    """Candidates from separate items."""
     parsed = Parsed()
     known = set(tried)
     for item in items:
-        candidate = _candidate(item)
+        candidate = to_candidate(item)
         if not candidate:
             parsed.empty += 1
         elif key(candidate) in known:
@@ -91,82 +94,113 @@ def _collect(items: Iterable[str], wanted: int, tried: Collection[str]) -> Parse
     return parsed
 
 
-def _json_items(text: str) -> list[str]:
-    """Strings of every JSON value that begins a line."""
-    decoder = json.JSONDecoder()
-    items: list[str] = []
-    end = 0
-    for match in list(JSON_START.finditer(text))[:64]:
-        if match.start(1) < end:
-            continue  # inside the last value
-        try:
-            value, end = decoder.raw_decode(text, match.start(1))
-        except (ValueError, RecursionError):
-            continue
-        items.extend(_strings(value))
-    return items
-
-
-def _strings(value: Any, depth: int = 0) -> list[str]:
+def field_items(value: Any) -> list[str]:
+    """The strings that are meant as candidates in a value of lists, objects (dict or `Pairs`) and strings."""
     if isinstance(value, str):
-        return [value]
-    if depth > 3:
-        return []
-    if isinstance(value, list):
-        return [text for item in value for text in _strings(item, depth + 1)]
+        return list_items(value) if "\n" in value.strip() else [value]
     if isinstance(value, dict):
-        named = [value[name] for name in KEYS if isinstance(value.get(name), str)]
-        return named[:1] or [
-            text for item in value.values() if isinstance(item, list) for text in _strings(item, depth + 1)
-        ]
+        return _object_items(list(value.items()))
+    if isinstance(value, Pairs):
+        return _object_items(value)
+    if isinstance(value, list):
+        return [item for part in value for item in field_items(part)]
     return []
 
 
-def _line_items(text: str) -> list[str]:
-    """Numbered lines; else bulleted ones; else the lines that are neither chatter nor prose."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for listed in (NUMBERED, BULLET):
-        items = [line for line in lines if listed.match(line)]
-        if items:
-            return items
-    return [line for line in lines if len(line) <= LONGEST and not CHATTER.search(line)]
+def _object_items(pairs: list[tuple[str, Any]]) -> list[str]:
+    pairs = [(name.strip(), value) for name, value in pairs if not ASIDE.search(name) and value is not None]
+    named = [(match[1].lower(), value) for name, value in pairs if (match := FIELD.fullmatch(name))]
+    if named:
+        surest = min((name for name, _ in named), key=FIELDS.index)
+        return field_items([value for name, value in named if name == surest])
+    strings = [value for _, value in pairs if isinstance(value, str)]
+    enumerated = pairs and all(ENUMERATED.fullmatch(name) for name, _ in pairs)
+    if enumerated or len(strings) == 1:
+        return field_items([value for _, value in pairs])
+    return field_items([value for _, value in pairs if not isinstance(value, str)])
 
 
-def _candidate(item: str) -> str:
-    """The words of an item, without what lists, quotes and forms put around them; "" if there are none.
-
-    Each step shortens the text or leaves it, so that the loop ends where nothing is left to take off.
-    """
-    text = clean(item[: 4 * LONGEST])
-    while True:
-        shorter = text
-        for step in STEPS:
-            shorter = step(shorter)
-        if shorter == text:
+def _items(text: str) -> list[str]:
+    """The items of an answer: of what is in its fences, if that holds any, else of all of it."""
+    text = _answer_sections(text)
+    fenced, whole = _without_fences(text)
+    items: list[str] = []
+    for part in (fenced, whole):
+        items = _tagged(part) or _items_without_tags(part)
+        if any(map(to_candidate, items)):
             break
-        text = shorter
-    return text if any(char.isalpha() for char in text) else ""
+    return items
 
 
-def _unquote(text: str) -> str:
-    match = QUOTED.match(text)
-    return next(group for group in match.groups() if group) if match else text
+def _items_without_tags(text: str) -> list[str]:
+    values = [found for found in find_values(text) if _counts(text, found)]
+    items = [item for found in values if not _is_aside(text, found) for item in field_items(found.value)]
+    if items:
+        return items
+    ends = [0, *(found.end for found in values)]
+    starts = [*(found.start for found in values), len(text)]
+    return list_items("".join(text[end:start] for end, start in zip(ends, starts, strict=True)))
 
 
-def _trim(text: str) -> str:
-    text = text.strip(EDGES).rstrip(END_MARKS)
-    if len(text) > 1 and text[0] == text[-1] == "'":
-        text = text[1:-1]
-    return text
+def _counts(text: str, found: Found) -> bool:
+    """Whether a value is more than a number in brackets or an example inside an item of a list."""
+    if not _holds_text(found.value):
+        return False
+    before = _line_before(text, found)
+    marker = NUMBERED.match(f"{before} ") or BULLET.match(before)
+    return not marker or not any(map(str.isalpha, before))
 
 
-STEPS: tuple[Callable[[str], str], ...] = (
-    partial(MARKER.sub, "", count=1),
-    partial(NAME.sub, "", count=1),
-    _unquote,
-    partial(LOSS.sub, ""),
-    partial(PLACEHOLDER.sub, ""),
-    _trim,
-    partial(cut, longest=LONGEST),
-    clean,
-)
+def _holds_text(value: Any) -> bool:
+    if isinstance(value, Pairs):
+        return any(_holds_text(part) for _, part in value)
+    return isinstance(value, str) or (isinstance(value, list) and any(map(_holds_text, value)))
+
+
+def _is_aside(text: str, found: Found) -> bool:
+    """Whether a label before a value, on its line or the one above, names it as reasoning."""
+    label = text[max(0, found.start - LONGEST) : found.start].rstrip(" \n:=*`\"'").rpartition("\n")[2]
+    return len(label.split()) <= 2 and bool(ASIDE.search(label))
+
+
+def _line_before(text: str, found: Found) -> str:
+    return text[max(0, found.start - LONGEST) : found.start].rpartition("\n")[2].lstrip()
+
+
+def _answer_sections(text: str) -> str:
+    """The text without DSPy's marks, and without sections that are not the answer."""
+    first, *rest = SECTION.split(text)
+    if not rest:
+        return text
+    return "\n".join(
+        [first, *(body for name, body in zip(rest[::2], rest[1::2], strict=True) if not ASIDE.search(name))]
+    )
+
+
+def _without_fences(text: str) -> tuple[str, str]:
+    """What stands inside of fences, and all of the text without their marks. The last fence may lack its end."""
+    inside: list[str] = []
+    whole: list[str] = []
+    is_inside = False
+    for line in text.splitlines():
+        if FENCE_LINE.fullmatch(line.strip()):
+            is_inside = not is_inside
+            continue
+        if FENCE.search(line):
+            line = FENCE.sub(" ", line)
+        whole.append(line)
+        if is_inside:
+            inside.append(line)
+    return "\n".join(inside), "\n".join(whole)
+
+
+def _tagged(text: str) -> list[str]:
+    """The contents of innermost pairs of tags, such as <prompt> or <INS>."""
+    tags = [tag for tag in TAG.finditer(text) if tag[2].lower() not in FORMATTING]
+    items: list[str] = []
+    for tag, after in pairwise(tags):
+        is_pair = not tag[1] and tag[2].lower() == after[2].lower()  # the end may lack its slash
+        content = text[tag.end() : after.start()].strip()
+        if is_pair and content and not ASIDE.search(tag[2]):
+            items += _items_without_tags(content) if "\n" in content or content[0] in "[{" else [content]
+    return items

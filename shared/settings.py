@@ -170,28 +170,82 @@ class BusSettings(Section):
     """Longer messages are refused."""
 
 
+class BudgetSettings(Section):
+    """What the LLM may cost. At a limit the proposer stops asking; without limits nothing is counted in a file.
+
+    A request starts only if one as large as the largest so far still fits.
+    """
+
+    requests: int | None = Field(None, gt=0)
+    """Requests to the LLM for one run of a trainer."""
+    tokens: int | None = Field(None, gt=0)
+    """Tokens sent and received for one run of a trainer."""
+    cost: float | None = Field(None, gt=0)
+    """Money for one run of a trainer, in the currency of the prices."""
+    requests_per_hour: int | None = Field(None, gt=0)
+    """Requests to the LLM within any hour."""
+    tokens_per_hour: int | None = Field(None, gt=0)
+    """Tokens sent and received within any hour."""
+    cost_per_hour: float | None = Field(None, gt=0)
+    """Money within any hour, in the currency of the prices."""
+    price_in: float = Field(0.0, ge=0)
+    """Price of a million tokens sent."""
+    price_out: float = Field(0.0, ge=0)
+    """Price of a million tokens received, thoughts included."""
+    file: str | None = None
+    """Where the counts are kept. Proposers with the same file share its limits. Default: proposer-budget.json in
+    `folder`."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        per_run = (self.requests, self.tokens, self.cost)
+        per_hour = (self.requests_per_hour, self.tokens_per_hour, self.cost_per_hour)
+        return any(limit is not None for limit in per_run + per_hour)
+
+    @model_validator(mode="after")
+    def check_prices(self) -> Self:
+        """Money needs prices."""
+        if (self.cost or self.cost_per_hour) and not (self.price_in or self.price_out):
+            raise ValueError("a limit on cost needs price_in and price_out")
+        return self
+
+
 class ProposerSettings(Section):
     """The LLM and how it is asked."""
 
     model: str = "embedded"
-    """embedded, ollama:NAME, openai:NAME, anthropic:NAME, or anything that LangChain's init_chat_model takes."""
+    """embedded, ollama:NAME, openai:NAME, anthropic:NAME, or anything that LangChain's init_chat_model accepts."""
     prompt_style: Literal["auto", "instruct", "continue"] = "auto"
-    """The meta-prompt: instruct tells a chat model what to do, continue has a small model continue a sorted
+    """The meta-prompt: instruct gives a chat model instructions, continue has a small model continue a sorted
     list; auto chooses by the model."""
+    structured: Literal["auto", "off"] = "auto"
+    """auto requests JSON that fits a schema, where model and server support it; off leaves the form of a reply to the
+    model. Both are parsed."""
+    thinking: Literal["auto", "off", "low", "medium", "high"] = "auto"
+    """How much a thinking model thinks: auto leaves it to the model; low, medium and high allow about 1,000, 4,000
+    and 16,000 tokens in addition to max_tokens. For ollama, openai and anthropic."""
     base_url: str | None = None
     """Address of a compatible server, for example of Ollama on another host."""
     temperature: float = Field(1.0, ge=0, le=5)
     """The LLM's sampling temperature."""
     max_tokens: int = Field(1024, gt=0)
-    """Longest answer of a chat model, in tokens."""
+    """Maximum length of a chat model's answer, in tokens."""
     timeout_seconds: float = Field(60.0, gt=0)
-    """A request to the LLM is given up after so long."""
+    """Time limit of a request to the LLM as a whole."""
     max_concurrency: int = Field(1, gt=0, le=64)
-    """Requests that one proposer keeps under way at once."""
+    """Maximum number of concurrent requests of one proposer."""
     memory: int = Field(200, ge=0)
     """Outcomes remembered for each run."""
     seed: int | None = Field(None, ge=0)
-    """Seeds the LLM where it can be. Default: a new seed each time."""
+    """Seed of the LLM's sampling, where the LLM has one. Default: a new seed each time."""
+    pull: bool = False
+    """ollama: download the model at start if Ollama does not have it."""
+    keep_alive: str | None = None
+    """ollama: how long the model stays in memory after a request, for example 10m; -1 is forever. Default: Ollama's."""
+    num_ctx: int | None = Field(None, gt=0)
+    """ollama: context length in tokens. Raised where meta-prompt and answer need more. Default: what they need."""
+    budget: BudgetSettings = BudgetSettings()
 
 
 class MetricsSettings(Section):

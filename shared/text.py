@@ -1,12 +1,14 @@
-"""Untrusted text: cleaned, cut, and made safe to print."""
+"""Untrusted text: cleaned, cut, and made safe to print; in time linear in its length."""
 
-import json
 import re
 import unicodedata
 
-# What steers chat models; neither an LLM's reply nor a candidate may pass it on.
+# Chat models treat these as commands or as their own marks; a reply or a candidate must not carry them on.
 CONTROL_TOKENS = re.compile(
-    r"<\|[^|<>]{0,40}\|>|</?(?:s|think|thinking|thought|reasoning|start_of_turn|end_of_turn)>|\[/?INST\]", re.IGNORECASE
+    r"<\|[^|<>\s]{1,40}\|?>|<[^|<>\s]{1,40}\|>|<\|[^|<>]{0,40}\|>"
+    r"|</?(?:s|bos|eos|pad|think|thinking|thought|reasoning|seed:\w{1,30}|start_of_turn|end_of_turn|unused\d{1,3})>"
+    r"|\[/?(?:INST|THINK)\]|◁/?think▷",
+    re.IGNORECASE,
 )
 
 CREDENTIALS = re.compile(r"://[^\s\"']*@")
@@ -14,17 +16,20 @@ CREDENTIALS = re.compile(r"://[^\s\"']*@")
 PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
 """Typographic quotes and dashes to those of a keyboard."""
 
+MAX_COMBINING = 30
+"""Combining marks kept after one character, as in Unicode's Stream-Safe Text Format (UAX #15): Python sorts a run of
+them in quadratic time."""
+
 
 def clean(text: str) -> str:
     """The text on one line: NFKC, plain quotes, single spaces, no control or format characters, no chat tokens."""
-    for _ in range(8):  # removing a token can join the text around it into another one
-        cleaner = " ".join(
-            CONTROL_TOKENS.sub(" ", _without_controls(unicodedata.normalize("NFKC", text).translate(PLAIN))).split()
-        )
+    for _ in range(8):  # removing something can join its surroundings into something to remove
+        normal = unicodedata.normalize("NFKC", _stream_safe(text)).translate(PLAIN)
+        cleaner = " ".join(CONTROL_TOKENS.sub(" ", _without_controls(normal)).split())
         if cleaner == text:
             return text
         text = cleaner
-    return " ".join("".join(char for char in text if char not in "<>[]").split())
+    return " ".join("".join(char for char in text if char not in "<>[]◁▷").split())
 
 
 def cut(text: str, longest: int) -> str:
@@ -51,6 +56,18 @@ def hide_credentials(text: str) -> str:
 def escape_json(text: str) -> str:
     """JSON with an escape for each character that `printable` replaces; it still says the same."""
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+
+
+def _stream_safe(text: str) -> str:
+    if text.isascii():
+        return text
+    kept = []
+    marks = 0
+    for char in text:
+        marks = marks + 1 if unicodedata.combining(char) else 0
+        if marks <= MAX_COMBINING:
+            kept.append(char)
+    return "".join(kept)
 
 
 def _without_controls(text: str) -> str:

@@ -19,7 +19,17 @@ class LLMServer:
         self.delay = 0.0
         """Seconds before an answer begins."""
         self.drip = 0.0
-        """Seconds between the pieces of a streamed answer."""
+        """Seconds between the pieces of an answer: lines where it is streamed, else bytes."""
+        self.models = ["m:latest", "some-model:latest", "stand-in:latest"]
+        """What Ollama has; a pull adds to it."""
+        self.structured = None
+        """What an answer with a schema holds, as JSON; None ignores the schema, False refuses it."""
+        self.thoughts = ""
+        """What Ollama and Anthropic send apart from the answer."""
+        self.is_cut = False
+        """The answer reached its maximum length."""
+        self.usage = (70, 20)
+        """Tokens in and out."""
         self.requests = []
         """(path, headers, body) of each."""
         self._server = None
@@ -45,61 +55,117 @@ class LLMServer:
 class _Handler(BaseHTTPRequestHandler):
     llm: LLMServer
 
+    def do_GET(self):
+        self.llm.requests.append((self.path, dict(self.headers), None))
+        if self.path == "/api/version":
+            self._send({"version": "0.13.0"})
+        elif self.path == "/api/tags":
+            self._send({"models": [{"model": name, "name": name} for name in self.llm.models]})
+        else:
+            self._send_text("404 page not found", 404)
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.llm.requests.append((self.path, dict(self.headers), body))
         time.sleep(self.llm.delay)
+        answer = {
+            "/api/chat": self._ollama,
+            "/api/pull": self._pull,
+            "/v1/chat/completions": self._openai,
+            "/v1/messages": self._anthropic,
+        }.get(self.path)
         try:
-            if self.llm.status != 200:
-                self._refuse()
+            if answer is None:
+                self._send_text("404 page not found", 404)
+            elif self.llm.status != 200:
+                self._refuse(self.llm.error, self.llm.status)
+            elif self.llm.structured is False and (body.keys() & {"format", "response_format", "tools"}):
+                self._refuse("format: structured output is not supported", 400)
             else:
-                {
-                    "/api/chat": self._ollama,
-                    "/v1/chat/completions": self._openai,
-                    "/v1/messages": self._anthropic,
-                }[self.path](body["model"])
+                answer(body)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client had enough
 
-    def _refuse(self):
-        if self.path == "/api/chat":
-            self._send({"error": self.llm.error}, self.llm.status)
+    def _refuse(self, error, status):
+        if self.path.startswith("/api/"):
+            self._send({"error": error}, status)
         else:
-            self._send({"error": {"message": self.llm.error, "type": "x", "code": "y"}}, self.llm.status)
+            self._send({"error": {"message": error, "type": "x", "code": "y"}}, status)
 
-    def _ollama(self, model):
+    def _text(self, body):
+        """The answer; with a schema, what `structured` says."""
+        if self.llm.structured and body.keys() & {"format", "response_format"}:
+            return json.dumps(self.llm.structured)
+        return self.llm.reply
+
+    def _ollama(self, body):
+        self._begin_lines()
+        start = {"model": body["model"], "created_at": "2025-01-01T00:00:00Z"}
+        if self.llm.thoughts:
+            message = {"role": "assistant", "content": "", "thinking": self.llm.thoughts}
+            self._line({**start, "message": message, "done": False})
+        for piece in self._text(body).splitlines(keepends=True):
+            time.sleep(self.llm.drip)
+            self._line({**start, "message": {"role": "assistant", "content": piece}, "done": False})
+        reason = "length" if self.llm.is_cut else "stop"
+        tokens_in, tokens_out = self.llm.usage
+        end = {"done": True, "done_reason": reason, "prompt_eval_count": tokens_in, "eval_count": tokens_out}
+        self._line({**start, "message": {"role": "assistant", "content": ""}, **end})
+
+    def _pull(self, body):
+        self._begin_lines()
+        self._line({"status": "pulling manifest"})
+        for completed in (0, 500, 1000):
+            self._line({"status": "pulling x", "digest": "x", "total": 1000, "completed": completed})
+        self.llm.models.append(f"{body['model']}:latest")
+        self._line({"status": "success"})
+
+    def _begin_lines(self):
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
         self.end_headers()
-        for piece in self.llm.reply.splitlines(keepends=True):
-            time.sleep(self.llm.drip)
-            message = {"role": "assistant", "content": piece}
-            self._line({"model": model, "created_at": "2025-01-01T00:00:00Z", "message": message, "done": False})
-        end = {"model": model, "created_at": "2025-01-01T00:00:00Z", "message": {"role": "assistant", "content": ""}}
-        self._line({**end, "done": True, "done_reason": "stop", "prompt_eval_count": 70, "eval_count": 20})
 
     def _line(self, value):
         self.wfile.write(json.dumps(value).encode() + b"\n")
         self.wfile.flush()
 
-    def _openai(self, model):
-        choice = {"index": 0, "message": {"role": "assistant", "content": self.llm.reply}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 70, "completion_tokens": 20, "total_tokens": 90}
-        completion = {"id": "c", "object": "chat.completion", "created": 1, "model": model}
+    def _openai(self, body):
+        reason = "length" if self.llm.is_cut else "stop"
+        message = {"role": "assistant", "content": self._text(body)}
+        tokens_in, tokens_out = self.llm.usage
+        usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+        completion = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"]}
+        choice = {"index": 0, "message": message, "finish_reason": reason}
         self._send({**completion, "choices": [choice], "usage": usage})
 
-    def _anthropic(self, model):
-        message = {"id": "m", "type": "message", "role": "assistant", "model": model, "stop_reason": "end_turn"}
+    def _anthropic(self, body):
         content = [{"type": "text", "text": self.llm.reply}]
-        self._send({**message, "content": content, "usage": {"input_tokens": 70, "output_tokens": 20}})
+        reason = "max_tokens" if self.llm.is_cut else "end_turn"
+        if self.llm.structured and "tools" in body:
+            call = {"type": "tool_use", "id": "t", "name": body["tools"][0]["name"], "input": self.llm.structured}
+            content, reason = [call], "tool_use"
+        if self.llm.thoughts:
+            content.insert(0, {"type": "thinking", "thinking": self.llm.thoughts, "signature": "s"})
+        tokens_in, tokens_out = self.llm.usage
+        message = {"id": "m", "type": "message", "role": "assistant", "model": body["model"], "stop_reason": reason}
+        self._send({**message, "content": content, "usage": {"input_tokens": tokens_in, "output_tokens": tokens_out}})
 
     def _send(self, value, status=200):
-        body = json.dumps(value).encode()
+        self._send_text(json.dumps(value), status, "application/json")
+
+    def _send_text(self, text, status, kind="text/plain"):
+        body = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if not self.llm.drip:
+            self.wfile.write(body)
+            return
+        for byte in body:
+            time.sleep(self.llm.drip)
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
 
     def log_message(self, *_):
         pass

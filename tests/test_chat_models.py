@@ -1,8 +1,8 @@
-"""Model specs, with the providers' real clients against a server on loopback, and the embedded model for real."""
+"""Model specs and requests, with the providers' real clients against a server on loopback, and the embedded model."""
 
+import asyncio
 import subprocess
 import sys
-import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,8 +59,17 @@ def make(model, **values):
     return make_model(ProposerSettings(model=model, **values))
 
 
-def ask(model, kind="instruct", seconds=30.0, digest=DIGEST, fates=()):
-    return ProposalChain(model, kind).ask(digest, list(fates), time.monotonic() + seconds)
+RUNNER = asyncio.Runner()
+"""One event loop for all tests, as a proposer has one: the libraries keep connections in it."""
+
+
+def ask(model, kind="instruct", seconds=30.0, digest=DIGEST, fates=(), chain=None, **options):
+    chain = chain or ProposalChain(model, kind, **options)
+    return RUNNER.run(chain.ask(digest, list(fates), time.monotonic() + seconds))
+
+
+def told(error, model, **values):
+    return describe(error, ProposerSettings(model=model, **values))
 
 
 def failure(model, seconds=30.0):
@@ -102,7 +111,7 @@ def test_refusals_are_one_line_without_the_key(provider, status, server, monkeyp
     server.status = status
     server.error = f"Incorrect API key provided: {KEY}. Bearer {KEY}"
     error = failure(served(provider, server, monkeypatch))
-    line = describe(error, f"{provider}:some-model")
+    line = told(error, f"{provider}:some-model")
     assert len(server.requests) == 1  # the client does not try again by itself
     assert KEY not in line
     assert "\n" not in line
@@ -118,13 +127,15 @@ def test_a_slow_server_is_given_up(provider, server, monkeypatch):
     server.delay = 5.0
     error = failure(served(provider, server, monkeypatch, timeout_seconds=0.2))
     assert is_timeout(error)
-    assert "timeout_seconds" in describe(error, provider)
+    assert "timeout_seconds" in told(error, provider)
 
 
-def test_a_server_that_drips_is_given_up_at_the_deadline(server):
-    server.drip = 0.15
+@pytest.mark.parametrize("provider", SERVED)
+def test_a_server_that_drips_is_given_up_at_the_deadline(provider, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    server.drip = 0.15  # well within the timeout of each read
     server.reply = "word\n" * 100
-    assert is_timeout(failure(make("ollama:some-model", base_url=server.url), seconds=0.5))
+    assert is_timeout(failure(served(provider, server, monkeypatch), seconds=0.5))
 
 
 @pytest.mark.parametrize("provider", SERVED)
@@ -132,7 +143,7 @@ def test_no_server(provider, server, monkeypatch):
     pytest.importorskip(f"langchain_{provider}")
     model = served(provider, server, monkeypatch)
     server.stop()
-    assert "no connection" in describe(failure(model), f"{provider}:some-model")
+    assert "no connection" in told(failure(model), f"{provider}:some-model")
     server.start()
     assert ask(model).candidates == CANDIDATES
 
@@ -271,17 +282,13 @@ class TestEmbedded:
         model = make("embedded", seed=1)
         assert len(model._tokens("<|im_end|>")) > 1
 
-    def test_threads_wait_for_each_other(self):
+    def test_requests_wait_for_each_other(self):
         chain = ProposalChain(make("embedded", seed=1), "continue")
-        answers = []
-        threads = [
-            threading.Thread(target=lambda: answers.append(chain.ask(DIGEST, [], time.monotonic() + 60)))
-            for _ in range(3)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+
+        async def three():
+            return await asyncio.gather(*(chain.ask(DIGEST, [], time.monotonic() + 60) for _ in range(3)))
+
+        answers = RUNNER.run(three())
         assert [bool(answer.candidates) for answer in answers] == [True] * 3
 
     def test_breaks_off_when_its_time_is_up(self):

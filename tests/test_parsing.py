@@ -1,12 +1,14 @@
 """The parser against what LLMs really send, and against anything at all."""
 
 import json
+import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proposer.parsing import LONGEST, key, parse_continuations, parse_list
+from proposer.candidate import LONGEST, key
+from proposer.parsing import parse_continuations, parse_list
 from shared.text import clean, cut
 
 THREE = ["a news story about", "this article covers", "headlines from the world of"]
@@ -111,6 +113,167 @@ def test_survives_deep_json():
     assert parse_list("[" * 100_000, 8).candidates == []
 
 
+def numbered(phrases, form="{}. {}", first=1):
+    return "\n".join(form.format(number, phrase) for number, phrase in enumerate(phrases, first))
+
+
+def each(form):
+    return lambda phrases: "\n".join(form.format(phrase) for phrase in phrases)
+
+
+def objects(phrases, name="prompt", **more):
+    return [{**more, name: phrase} for phrase in phrases]
+
+
+def table(phrases, header="| # | Prompt | Why |", rule="|---|:---|---|"):
+    rows = [f"| {number} | {phrase} | it names the kind of text |" for number, phrase in enumerate(phrases, 1)]
+    return "\n".join(["Here is a table:", "", header, rule, *rows, "", "I hope this helps!"])
+
+
+def trailing_comma(phrases):
+    return json.dumps(phrases, indent=1).replace('"\n]', '",\n]')
+
+
+def single_quotes(phrases):
+    return "[" + ", ".join(f"'{phrase}'" for phrase in phrases) + "]"
+
+
+LISTED = "1. not this one\n2. nor that\n"
+
+FORMS = {
+    "numbered": numbered,
+    "numbered with a bracket": lambda phrases: numbered(phrases, "{}) {}"),
+    "numbered in brackets": lambda phrases: numbered(phrases, "({}) {}"),
+    "numbered in square brackets": lambda phrases: numbered(phrases, "[{}] {}"),
+    "numbered from zero": lambda phrases: numbered(phrases, first=0),
+    "numbered and quoted": lambda phrases: numbered(phrases, '{}. "{}"'),
+    "numbered and bold": lambda phrases: numbered(phrases, "**{}.** **{}**"),
+    "numbered and bracketed": lambda phrases: numbered(phrases, "{}. [{}]"),
+    "numbered as in Chinese": lambda phrases: numbered(phrases, "{}、{}"),
+    "full-width numbers": lambda phrases: numbered(phrases, "{}\uff0e{}"),
+    "circled numbers": lambda phrases: numbered(map(" ".join, zip("①②③④⑤⑥⑦⑧", phrases, strict=False)), "{1}"),
+    "keycaps": lambda phrases: numbered(phrases, "{}\ufe0f\u20e3 {}"),
+    "number and text on two lines": lambda phrases: numbered(phrases, "{}.\n{}"),
+    "named headings": lambda phrases: numbered(phrases, "### Prompt {}\n\n{}\n"),
+    "one line": lambda phrases: " ".join(f"{number}. {phrase}" for number, phrase in enumerate(phrases, 1)),
+    "letters": lambda phrases: "\n".join(
+        f"{letter}. {text}" for letter, text in zip("abcdefgh", phrases, strict=False)
+    ),
+    "letters in brackets": lambda phrases: "\n".join(
+        f"({letter}) {text}" for letter, text in zip("ABCDEFGH", phrases, strict=False)
+    ),
+    "Roman numbers": lambda phrases: "\n".join(
+        f"{letter}. {text}"
+        for letter, text in zip(("i", "ii", "iii", "iv", "v", "vi", "vii", "viii"), phrases, strict=False)
+    ),
+    "dashes": each("- {}"),
+    "asterisks": each("* {}"),
+    "dots": each("• {}"),
+    "dots without a space": each("•{}"),
+    "bracketed lines": each("[{}]"),
+    "bracketed lines in prose": lambda phrases: f"These may work better.\n{each('[{}]')(phrases)}\nThey differ.",
+    "named": lambda phrases: numbered(phrases, "Prompt {}: {}"),
+    "named and bold": lambda phrases: numbered(phrases, "**Prompt {}:** {}"),
+    "rows with losses": each("Loss: 0.75 Phrase: {}"),
+    "rows with losses after": each("Phrase: {} (Loss: 0.75)"),
+    "numbered rows with losses": lambda phrases: numbered(phrases, "{}. Loss: 0.75, {}"),
+    "JSON": json.dumps,
+    "JSON over lines": lambda phrases: json.dumps(phrases, indent=2),
+    "JSON with a trailing comma": trailing_comma,
+    "JSON in prose": lambda phrases: f"I suggest {json.dumps(phrases)} because they are short.",
+    "JSON without an end": lambda phrases: json.dumps(phrases)[:-1],
+    "JSON by number": lambda phrases: json.dumps({str(number): text for number, text in enumerate(phrases, 1)}),
+    "JSON by name": lambda phrases: json.dumps({f"prompt_{number}": text for number, text in enumerate(phrases, 1)}),
+    "JSON under a name": lambda phrases: json.dumps({"prompts": phrases}),
+    "JSON under names": lambda phrases: json.dumps({"response": {"new_prompts": objects(phrases, "text")}}),
+    "JSON objects": lambda phrases: json.dumps(objects(phrases)),
+    "JSON objects with more": lambda phrases: json.dumps(objects(phrases, "phrase", why="it is short", loss=0.7)),
+    "JSON objects in lines": lambda phrases: "\n".join(map(json.dumps, objects(phrases, "phrase", loss=0.7))),
+    "JSON objects in a numbered list": lambda phrases: numbered(map(json.dumps, objects(phrases))),
+    "JSON with reasoning": lambda phrases: json.dumps({"reasoning": ["they are short", "plain"], "prompts": phrases}),
+    "JSON reasoning, then a list": lambda phrases: f'{{"reasoning": ["short words"]}}\n\n{numbered(phrases)}',
+    "named lists": lambda phrases: f'Reasoning: ["short words"]\nPrompts: {json.dumps(phrases)}',
+    "JSON with comments": lambda phrases: "[\n" + "".join(f"  {json.dumps(t)}, // short\n" for t in phrases) + "]",
+    "JavaScript": lambda phrases: "{prompts: " + json.dumps(phrases) + "}",
+    "Python list": repr,
+    "Python list in single quotes": single_quotes,
+    "Python code in a fence": lambda phrases: f"```python\nprompts = {phrases!r}\n```",
+    "JSON in a fence": lambda phrases: f"Here you go:\n```json\n{json.dumps(phrases, indent=2)}\n```\nDone.",
+    "fence that never closes": lambda phrases: f"Here you go:\n```json\n{json.dumps(phrases)}\n",
+    "list in a fence that never closes": lambda phrases: f"Here you go:\n\n```\n{numbered(phrases)}",
+    "lines in a fence": lambda phrases: f"They are short\n~~~text\n{each('{}')(phrases)}\n~~~\nand plain",
+    "fences on one line": each("```{}```"),
+    "prompt tags": each("<prompt>{}</prompt>"),
+    "prompt tags over lines": each("<prompt>\n{}\n</prompt>"),
+    "INS tags": each("I would try this one.\n<INS>{}</INS>"),
+    "XML": lambda phrases: "<prompts>" + "".join(f"<prompt><text>{t}</text><why>short</why></prompt>" for t in phrases),
+    "list in a tag": lambda phrases: f"<answer>\n{numbered(phrases)}\n</answer>",
+    "table": table,
+    "table with other columns": lambda phrases: table(phrases, "| Nr | New phrase | Rationale |"),
+    "table without a header": lambda phrases: table(phrases, "|  |  |  |"),
+    "DSPy": lambda phrases: (
+        f"[[ ## reasoning ## ]]\n{LISTED}\n[[ ## prompts ## ]]\n{numbered(phrases)}\n\n[[ ## completed ## ]]"
+    ),
+    "DSPy with JSON": lambda phrases: f"[[ ## prompts ## ]]\n{json.dumps(phrases)}\n\n[[ ## completed ## ]]\n",
+    "DSPy, a section each": lambda phrases: numbered(phrases, "[[ ## prompt_{} ## ]]\n{}\n"),
+    "quoted lines": lambda phrases: f"These may work better.\n{each('“{}”,')(phrases)}",
+    "lines alone": each("{}"),
+}
+
+THOUGHTS = {
+    "tags": "<think>\n{}</think>\n\n",
+    "tags without a beginning": "{}</think>\n",
+    "tags in tags": "<think>{}<think>{}</think>{}</think>",
+    "Magistral": "[THINK]{}[/THINK]",
+    "Kimi": "◁think▷{}◁/think▷",
+    "Command A": "<|START_THINKING|>{}<|END_THINKING|><|START_RESPONSE|>",
+    "Seed": "<seed:think>{}<seed:cot_budget_reflect>x</seed:cot_budget_reflect>{}</seed:think>",
+    "MedGemma": "<unused94>thought\n{}<unused95>",
+    "OpenThinker": "<|begin_of_thought|>{}<|end_of_thought|>\n<|begin_of_solution|>\n",
+    "gpt-oss": "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>",
+    "gpt-oss with a begun header": "analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>",
+    "gpt-oss with a format": "<|channel|>analysis<|message|>{}<|channel|>final <|constrain|>json<|message|>",
+    "gpt-oss without marks": "analysis{}assistantfinal",
+    "Gemma": "<|channel>thought\n{}<channel|>",
+    "Gemma with an answer's channel": "<|channel>thought\n{}<channel|><|channel>final\n",
+    "long": "<think>" + "{}" * 2000 + "</think>",
+}
+
+UNENDING = ["<think>{}", "[THINK]{}", "◁think▷{}", "<|START_THINKING|>{}", "<seed:think>{}", "<|channel>thought\n{}"]
+UNENDING += ["<|channel|>analysis<|message|>{}"]
+
+word = st.text("abcdefghijklmnopqrstuvwxyzéßдлж新聞", min_size=2, max_size=9) | st.sampled_from(
+    ["what's", "e-mail", "customers'", "news,", "24", "3.5", "a", "U.S.", "C++", "AT&T", "50%"]
+)
+phrase = st.lists(word, min_size=1, max_size=4).map(lambda words: " ".join(["text", *words, "about"]))
+phrases = st.lists(phrase, min_size=2, max_size=8, unique_by=key)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=40)
+@given(listed=phrases)
+def test_every_form_of_a_list_gives_its_phrases(form, listed):
+    assert parse_list(FORMS[form](listed), 8).candidates == listed
+
+
+@pytest.mark.parametrize("thought", THOUGHTS)
+@pytest.mark.parametrize("form", [numbered, json.dumps, each("<prompt>{}</prompt>")])
+def test_thoughts_are_not_candidates(thought, form):
+    for inside in (
+        LISTED,
+        '["not this one", "nor that"]\n',
+        "<prompt>not this one</prompt>",
+        "I think of these words. ",
+    ):
+        assert parse_list(THOUGHTS[thought].replace("{}", inside) + form(THREE), 8).candidates == THREE
+
+
+@pytest.mark.parametrize("thought", UNENDING)
+def test_a_thought_that_never_ends_has_no_candidates(thought):
+    assert parse_list(thought.format(LISTED), 8).candidates == []
+    assert parse_list(numbered(THREE) + "\n" + thought.format(LISTED), 8).candidates in (THREE, [])
+
+
 PIECES = [
     "1. ",
     "- ",
@@ -179,3 +342,77 @@ def test_cut_keeps_words_whole(text, longest):
     short = cut(text, longest)
     assert len(short) <= longest
     assert text.startswith(short)
+
+
+LONG = [
+    "\n",
+    " ",
+    "</",
+    "<",
+    "[",
+    "{",
+    '"',
+    "'",
+    '["',
+    '["a" ',
+    '{"a": ',
+    "[[ ## ",
+    "<a ",
+    "<a></b>",
+    "<think>",
+    "</think>",
+    "`",
+]
+LONG += [
+    "```\n",
+    "``` ",
+    "|",
+    "|-",
+    "| a |\n",
+    "1. ",
+    "1. a prompt ",
+    "(",
+    "((1",
+    "loss ",
+    "- - ",
+    "_",
+    "*",
+    "a\u0301\u0323",
+    "\u0301\u0323",
+]
+LONG += [
+    "<|",
+    "<|a",
+    "<|channel|>",
+    "<|channel|>a<|message|>",
+    "<|channel>",
+    "◁",
+    "\\",
+    '["a\\',
+    "//",
+    "[//",
+    "[#",
+    "\u2460",
+    ": [a",
+    "\u201c",
+]
+
+
+def seconds(read, text):
+    """Processor time of this thread; the least of a few turns, because other work can only add to it."""
+    turns = []
+    for _ in range(3):
+        began = time.thread_time()
+        read(text)
+        turns.append(time.thread_time() - began)
+    return min(turns)
+
+
+@pytest.mark.parametrize("piece", LONG)
+@pytest.mark.parametrize("before", ["", "1. a prompt\n", '["a prompt", '])
+def test_the_cost_grows_with_the_length_alone(piece, before, monkeypatch):
+    """Eight times the text, at most sixteen times the cost: what is quadratic costs sixty-four times as much."""
+    monkeypatch.setattr("proposer.parsing.LONGEST_ANSWER", 10**9)
+    for read in (lambda text: parse_list(text, 8), clean):
+        short, long = (seconds(read, before + piece * (length // len(piece))) for length in (5_000, 40_000))
+        assert long < 16 * short + 0.01

@@ -1,0 +1,71 @@
+"""One item of a list, as an LLM wrote it, turned into a candidate: its words on one line."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+from shared.text import clean, cut
+
+LONGEST = 200
+"""Characters in a candidate."""
+
+ROUNDS = 16
+"""Layers of quotes, markers and forms around one item; what has more is not a phrase."""
+
+NAMES = r"(?:(?:new|proposed|final)\s)?(?:prompt|phrase|candidate|proposal|option|suggestion|idea|text|words)"
+
+MARKER = re.compile(
+    r"^(?:(?:[(\[*]{0,3}\d{1,3}\s?(?:[.):\]](?=[^\W\d])|[.):\]]\*{0,2}(?:\s+|$)|[、。]|-\s)"
+    r"|(?:[-*+\u2022\u2023\u25e6\u00b7\u25aa\u25cf\u25cb>#]+|\(?[A-Za-z]\))(?:\s+|$)|[\u2022\u2023\u25e6\u25aa\u25cf\u25cb])\s*)+"
+)
+NAME = re.compile(rf"^\W{{0,3}}{NAMES}\s?#?\d{{0,3}}\W{{0,3}}:\W{{0,2}}\s*", re.IGNORECASE)
+LOSS_BEFORE = re.compile(r"^\W{0,3}loss\s?[:=]\s?\d+(?:\.\d+)?[\s,;:|)\]-]{1,6}(?=[^\W\d])", re.IGNORECASE)
+LOSS_AFTER = re.compile(r"(?:(?<![\s(\[,;-])[\s(\[,;-]+)?\bloss\s?[:=]?\s?\d.*$", re.IGNORECASE)
+QUOTED = re.compile(r"""^(?:"([^"]+)"|«([^«»]+)»|`([^`]+)`|'([^']+)'|\*\*([^*]+)\*\*)(?=$|\s*[-:(,.;])""")
+WRAPPED = re.compile(r"^(?:\[([^\[\]]+)\]|\{([^{}]+)\}|<([^<>]+)>|\(([^()]+)\))$")
+PLACEHOLDER = re.compile(r"\s?(?:\[[^\[\]]*\]|\{[^{}]*\}|<[^<>]*>|(?<!_)_{2,})$")
+EDGES = ' "«»`*_~'
+END_MARKS = " .,;:…!|/\\=-"
+
+
+def key(text: str) -> str:
+    """What two texts share that differ only in case and space."""
+    return " ".join(text.casefold().split())
+
+
+def to_candidate(item: str) -> str:
+    """The words of an item, without list markers, quotes and forms around them; "" if there are none."""
+    text = clean(item[: 2 * LONGEST])
+    for _ in range(ROUNDS):
+        shorter = text
+        for step in STEPS:
+            shorter = step(shorter)
+        if shorter == text:
+            return text if any(char.isalpha() for char in text) else ""
+        text = shorter
+    return ""
+
+
+def _unquote(text: str) -> str:
+    match = QUOTED.match(text) or WRAPPED.match(text)
+    return next(group for group in match.groups() if group) if match else text
+
+
+def _trim(text: str) -> str:
+    text = text.strip(EDGES).rstrip(END_MARKS)
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        text = text[1:-1]
+    return text
+
+
+STEPS: tuple[Callable[[str], str], ...] = (
+    partial(MARKER.sub, "", count=1),
+    partial(LOSS_BEFORE.sub, "", count=1),
+    partial(NAME.sub, "", count=1),
+    _unquote,
+    partial(LOSS_AFTER.sub, ""),
+    partial(PLACEHOLDER.sub, ""),
+    _trim,
+    partial(cut, longest=LONGEST),
+    clean,
+)
