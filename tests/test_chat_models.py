@@ -362,13 +362,12 @@ class TestEmbedded:
         assert usage["prompt_tokens"] == 5 * len(model._tokens("One two three four five six", 4000))
 
     def test_caches_of_earlier_prompts_make_room(self, monkeypatch):
-        """Each pair of prompts and replies is longer than the context."""
-        monkeypatch.setattr("proposer.embedded.CONTEXT", 512)
-        model = make("embedded", seed=1, max_tokens=4)
-        for word in ("red", "blue", "green", "black"):
-            for n in (1, 16):
-                replies = model.generate([f"{word} " * 420] * n).generations
-                assert len(replies) == n and all(reply[0].text for reply in replies)
+        """Two prompts together are longer than the context."""
+        monkeypatch.setattr("proposer.embedded.CONTEXT", 256)
+        model = make("embedded", seed=1, max_tokens=2)
+        for word in ("red", "blue", "green"):
+            replies = model.generate([f"{word} " * 200] * 16).generations
+            assert len(replies) == 16 and all(reply[0].text for reply in replies)
 
     def test_its_port_is_shut_to_others(self):
         model = make("embedded", seed=1)
@@ -404,12 +403,12 @@ class TestEmbedded:
         assert is_timeout(failure(make("embedded", seed=1, prompt_style="instruct"), seconds=0.3))
 
     def test_breaks_off_while_it_reads_a_long_prompt(self):
-        """It is asked again after every 128 of 3,000 prompt tokens, before it has any token of a reply."""
-        model = make("embedded", seed=1, max_tokens=5)
-        calls = Calls(until=3)
+        """Called for every 128 of 1,000 prompt tokens, it raises before the reply, which has one token."""
+        model = make("embedded", seed=1, max_tokens=1)
+        calls = Calls(until=6)
         with pytest.raises(TimeoutError):
-            model.invoke("word " * 3000, {"callbacks": [calls]})
-        assert calls.count == 3
+            model.invoke("word " * 1000, {"callbacks": [calls]})
+        assert calls.count == 6
         assert model.invoke("One, two,").strip()  # and the next request is served
 
     @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ValueError])
