@@ -68,5 +68,10 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(0)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script tandem-propose."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import NoReturn
 
 from shared import health, logs
 from shared.config import CommandLine, recipe_names, recipe_summary
@@ -116,5 +117,10 @@ def _without_restarts(settings: Settings) -> Settings:
     return settings.model_copy(update={"restarts": plain})
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script tandem-train."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()
