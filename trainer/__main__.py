@@ -12,6 +12,7 @@ from shared.settings import Settings
 from trainer.listening import open_bus
 from trainer.runs.directory import SUMMARY, RunDirectory, find_run, has_checkpoint, read_settings
 from trainer.runs.signals import Stopped, StopSignals
+from trainer.threads import wait_briefly
 
 log = logging.getLogger("trainer")
 
@@ -77,6 +78,8 @@ def _tune_and_test(
     signals: StopSignals,
 ) -> None:
     bus = None if recorded else open_bus(settings, folder.name)
+
+    wait_briefly()
 
     import torch  # here, so that --help and bad settings answer at once
 
