@@ -23,6 +23,8 @@ EXTRAS = {"langchain_openai": "openai", "langchain_anthropic": "anthropic"}
 
 KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
+LIBGOMP = "the system library libgomp.so.1: apt-get install libgomp1, or your system's package of GCC's OpenMP"
+
 NO_KEY = "none"
 """Sent to a compatible server when there is no key; the libraries insist on one."""
 
@@ -78,7 +80,9 @@ def _embedded(settings: ProposerSettings, name: str) -> BaseLanguageModel[Any]:
     try:
         from proposer.embedded import Embedded, packaged_model
     except ImportError as error:
-        raise _missing(error, "llama-cpp-python", "embedded") from None
+        if "libgomp" in str(error):
+            raise UserError(f"the embedded model needs {LIBGOMP}") from None
+        raise _missing(error, "xllamacpp", "embedded") from None
     path = packaged_model() if settings.model == "embedded" else Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"proposer.model {settings.model!r}: there is no file {path}")

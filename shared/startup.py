@@ -15,10 +15,10 @@ import sys
 from contextlib import suppress
 
 
-def end_on_signals(status: int = 0) -> None:
-    """End the process with `status` at SIGTERM or SIGINT, until other handlers are installed."""
+def end_on_signals(status: int | None = None) -> None:
+    """End the process at SIGTERM or SIGINT with `status`, or 128 + the signal's number, until handlers are replaced."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _end(status))
+        signal.signal(number, lambda number, _: _end(128 + number if status is None else status))
 
 
 def _end(status: int) -> None:

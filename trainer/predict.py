@@ -97,5 +97,10 @@ def _line(shown: str, prediction: "Prediction", as_json: bool) -> str:
     return printable(f"{prediction.label}  {prediction.probabilities[prediction.label]:.2f}  ({others})  {shown}")
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script tandem-predict."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()
