@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bus.client import BusClient
-from bus.messages import Bye, Message, Outcome, Proposal, Reject, Usage, Work
+from bus.messages import Bye, Message, Outcomes, Proposal, Reject, Usage, Work
 from proposer.backoff import Backoff
 from proposer.budget import price
 from proposer.chain import Answer, ProposalChain
@@ -147,8 +147,8 @@ class Agent:
         match message:
             case Work():
                 self._take(endpoint, message)
-            case Outcome():
-                self._memory.note(message.run, message.fates)
+            case Outcomes():
+                self._memory.note(message.run, message.outcomes)
             case Reject(reason="lease", lease=str(lease)):
                 self._void(lambda job: job.endpoint == endpoint and job.work.lease == lease)
             case Bye():
@@ -166,7 +166,7 @@ class Agent:
             self._end.reject(endpoint, Reject(reason="busy", lease=work.lease))
             return
         now = time.monotonic()
-        self._memory.note(run, work.digest.fates)
+        self._memory.note(run, work.digest.outcomes)
         deadline = now + self._settings.timeout_seconds
         answer = self._submit(self._chain.ask(work.digest, self._memory.recall(run), deadline))
         self._jobs.append(Job(endpoint, work, now, answer))
@@ -212,7 +212,9 @@ class Agent:
         log.info("%s", _report(self._settings.model, job, answer))
         if job.void:
             return
-        usage = Usage(seconds=answer.seconds, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
+        usage = Usage(
+            seconds=answer.seconds, input_tokens=answer.tokens_in, output_tokens=answer.tokens_out
+        )
         proposal = Proposal(
             lease=job.work.lease, model=cut(self._settings.model, 200), candidates=answer.candidates, usage=usage
         )

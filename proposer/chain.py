@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from bus.messages import Digest, Fate
+from bus.messages import Digest, CandidateOutcome
 from proposer.candidate import key
 from proposer.ledger import BudgetReached, Ledger
 from proposer.meta_prompt import Kind, beginning, write
@@ -61,7 +61,7 @@ class ProposalChain:
         if self._kind == "continue" and not self._is_chat:
             await self._model.ainvoke(beginning(), max_tokens=1)
 
-    async def ask(self, digest: Digest, fates: Sequence[Fate], deadline: float) -> Answer:
+    async def ask(self, digest: Digest, outcomes: Sequence[CandidateOutcome], deadline: float) -> Answer:
         """Candidates for a digest, by a time of the monotonic clock. A request still under way then is cancelled.
 
         Raises:
@@ -74,16 +74,16 @@ class ProposalChain:
         config: RunnableConfig = {"callbacks": [callback]}
         candidates: list[str] = []
         dropped = 0
-        tried = {key(words) for words in [text.words for text in digest.best] + [fate.words for fate in fates]}
+        tried = {key(words) for words in [text.words for text in digest.best] + [outcome.words for outcome in outcomes]}
         try:
             async with asyncio.timeout(deadline - began):
                 for _ in range(ROUNDS if self._kind == "continue" else 1):
-                    missing = digest.wanted - len(candidates)
-                    parsed = await self._draw(digest, fates, missing, tried, config)
+                    missing = digest.num_candidates - len(candidates)
+                    parsed = await self._draw(digest, outcomes, missing, tried, config)
                     candidates += parsed.candidates
                     dropped += parsed.empty + parsed.repeated
                     tried.update(map(key, parsed.candidates))
-                    if len(candidates) >= digest.wanted:
+                    if len(candidates) >= digest.num_candidates:
                         break
         except (TimeoutError, BudgetReached):
             if not candidates:
@@ -92,18 +92,18 @@ class ProposalChain:
         return Answer(candidates, dropped, seconds, callback.tokens_in, callback.tokens_out, callback.cut)
 
     async def _draw(
-        self, digest: Digest, fates: Sequence[Fate], missing: int, tried: set[str], config: RunnableConfig
+        self, digest: Digest, outcomes: Sequence[CandidateOutcome], missing: int, tried: set[str], config: RunnableConfig
     ) -> Parsed:
         """One round of requests."""
         if self._kind == "continue":
-            replies = await self._continue(write("continue", digest, fates), missing, config)
+            replies = await self._continue(write("continue", digest, outcomes), missing, config)
             return parse_continuations(replies, missing, tried)
         if self._structured is not None:
-            parsed = await self._ask_structured(self._structured, digest, fates, tried, config)
+            parsed = await self._ask_structured(self._structured, digest, outcomes, tried, config)
             if parsed is not None:
                 return parsed
-        reply = await self._invoke(self._model, write("instruct", digest, fates), config)
-        return parse_list(_text(reply), digest.wanted, tried)
+        reply = await self._invoke(self._model, write("instruct", digest, outcomes), config)
+        return parse_list(_text(reply), digest.num_candidates, tried)
 
     async def _continue(self, text: str, count: int, config: RunnableConfig) -> list[str]:
         """Continuations of a text. Requests to a chat model go one by one: a slot is one request at a time."""
@@ -116,13 +116,13 @@ class ProposalChain:
         self,
         model: Runnable[Any, Any],
         digest: Digest,
-        fates: Sequence[Fate],
+        outcomes: Sequence[CandidateOutcome],
         tried: set[str],
         config: RunnableConfig,
     ) -> Parsed | None:
         """Candidates from structured output; None if it is not supported, which is not tried again."""
         try:
-            reply = await self._invoke(model, write("instruct", digest, fates, structured=True), config)
+            reply = await self._invoke(model, write("instruct", digest, outcomes, structured=True), config)
         except (TimeoutError, BudgetReached):
             raise
         except Exception as error:
@@ -132,9 +132,9 @@ class ProposalChain:
             self._structured = None
             return None
         if isinstance(reply, str):  # it was cut
-            return parse_list(reply, digest.wanted, tried)
-        parsed = collect(structured_items(reply), digest.wanted, tried)
-        return parsed if parsed.candidates else parse_list(_text(reply["raw"]), digest.wanted, tried)
+            return parse_list(reply, digest.num_candidates, tried)
+        parsed = collect(structured_items(reply), digest.num_candidates, tried)
+        return parsed if parsed.candidates else parse_list(_text(reply["raw"]), digest.num_candidates, tried)
 
     async def _invoke(self, model: Runnable[Any, Any], prompt: str, config: RunnableConfig) -> Any:
         """The model's reply; the text of one that OpenAI's library refuses because it was cut."""

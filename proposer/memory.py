@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from bus.messages import Fate
+from bus.messages import CandidateOutcome
 from proposer.candidate import key
 
 MOST_RUNS = 16
@@ -18,23 +18,23 @@ class Memory:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._runs: OrderedDict[str, OrderedDict[str, Fate]] = OrderedDict()
+        self._runs: OrderedDict[str, OrderedDict[str, CandidateOutcome]] = OrderedDict()
 
-    def note(self, run: str, fates: Iterable[Fate]) -> None:
+    def note(self, run: str, outcomes: Iterable[CandidateOutcome]) -> None:
         """Remember outcomes, the newest last."""
         kept = self._runs.setdefault(run, OrderedDict())
         self._runs.move_to_end(run)
         if len(self._runs) > MOST_RUNS:
             self._runs.popitem(last=False)
-        for fate in fates:
-            words = key(fate.words)
-            if words not in kept or fate.fate not in UNINFORMATIVE:
-                kept[words] = fate
+        for outcome in outcomes:
+            words = key(outcome.words)
+            if words not in kept or outcome.outcome not in UNINFORMATIVE:
+                kept[words] = outcome
                 kept.move_to_end(words)
         while len(kept) > self._limit:
             kept.popitem(last=False)
 
-    def recall(self, run: str) -> list[Fate]:
+    def recall(self, run: str) -> list[CandidateOutcome]:
         """The outcomes of a run, the newest last."""
         return list(self._runs.get(run, {}).values())
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from string import Template
 from typing import Literal
 
-from bus.messages import Digest, Fate, Measured, Point, Push, Slope
+from bus.messages import Digest, CandidateOutcome, Measured, Point, Substitution, Slope
 from shared.subsampling import subsample
 from shared.text import clean, cut
 
@@ -37,7 +37,7 @@ LONGEST_WORDS = 120
 LONGEST_TASK = 500
 
 
-def write(kind: Kind, digest: Digest, fates: Sequence[Fate], *, structured: bool = False) -> str:
+def write(kind: Kind, digest: Digest, outcomes: Sequence[CandidateOutcome], *, structured: bool = False) -> str:
     """The meta-prompt of a kind.
 
     Args:
@@ -47,7 +47,7 @@ def write(kind: Kind, digest: Digest, fates: Sequence[Fate], *, structured: bool
         structured: the answer has to fit a schema.
     """
     form = STRUCTURED_FORM if structured else FORM
-    return _write_instruct(digest, fates, form) if kind == "instruct" else _write_continue(digest)
+    return _write_instruct(digest, outcomes, form) if kind == "instruct" else _write_continue(digest)
 
 
 def beginning() -> str:
@@ -55,18 +55,18 @@ def beginning() -> str:
     return _template("continue").template.partition("$")[0]
 
 
-def _write_instruct(digest: Digest, fates: Sequence[Fate], form: str) -> str:
+def _write_instruct(digest: Digest, outcomes: Sequence[CandidateOutcome], form: str) -> str:
     return _template("instruct").substitute(
         task=_line(digest.task, LONGEST_TASK),
         labels=_labels(digest.labels, ", "),
         trajectory=_lines(_point(point) for point in _worst_first(subsample(digest.trajectory, MOST_POINTS))),
-        pushes=_lines(_push(push) for push in digest.pushes[:MOST_PUSHES]),
+        substitutions=_lines(_push(push) for push in digest.substitutions[:MOST_PUSHES]),
         slope=_slope(digest),
         best=_lines(_measured(measured) for measured in reversed(digest.best[:MOST_BEST])),
-        fates=_lines(_fate(fate) for fate in fates[-MOST_FATES:]),
-        wanted=digest.wanted,
-        tokens=digest.tokens,
-        form=form.format(digest.wanted),
+        outcomes=_lines(_outcome(outcome) for outcome in outcomes[-MOST_FATES:]),
+        num_candidates=digest.num_candidates,
+        tokens=digest.num_tokens,
+        form=form.format(digest.num_candidates),
     )
 
 
@@ -108,13 +108,13 @@ def _worst_first(points: list[Point]) -> list[Point]:
 def _point(point: Point) -> str:
     return (
         f"- step {point.step}: {_line(point.words)} (loss {point.dev_loss:.3f}, accuracy {point.dev_accuracy:.0%}, "
-        f"nearness of the words {point.nearness:.2f})"
+        f"nearness of the words {point.cosine:.2f})"
     )
 
 
-def _push(push: Push) -> str:
-    toward = ", ".join(_line(word) for word in push.toward[:MOST_TOWARD])
-    return f"- position {push.position + 1}, now near {_line(push.word)}: toward {toward}"
+def _push(push: Substitution) -> str:
+    replacements = ", ".join(_line(word) for word in push.replacements[:MOST_TOWARD])
+    return f"- position {push.position + 1}, now near {_line(push.word)}: toward {replacements}"
 
 
 def _slope(digest: Digest) -> str:
@@ -132,7 +132,7 @@ def _measured(measured: Measured) -> str:
     return f"- {_line(measured.words)} (loss {measured.loss:.3f}, accuracy {measured.accuracy:.0%})"
 
 
-def _fate(fate: Fate) -> str:
+def _outcome(outcome: CandidateOutcome) -> str:
     said = {
         "adopted": "adopted: after training it beat the prompt of the gradients",
         "dropped": "dropped: after training it was no better",
@@ -142,10 +142,10 @@ def _fate(fate: Fate) -> str:
         "late": "came too late",
         "diverged": "made the loss infinite",
         "unfinished": "still in training when the run ended",
-    }[fate.fate]
+    }[outcome.outcome]
     numbers = [
-        f"loss {fate.score:.3f}" if fate.score is not None else "",
-        f"gain {fate.gain:+.3f}" if fate.gain is not None else "",
+        f"loss {outcome.score:.3f}" if outcome.score is not None else "",
+        f"gain {outcome.gain:+.3f}" if outcome.gain is not None else "",
     ]
     told = ", ".join(number for number in numbers if number)
-    return f"- {_line(fate.words)}: {said}{f' ({told})' if told else ''}"
+    return f"- {_line(outcome.words)}: {said}{f' ({told})' if told else ''}"

@@ -46,7 +46,7 @@ class RequestCallback(BaseCallbackHandler):
 
     def on_chat_model_start(
         self,
-        serialized: Any,
+        serialized: Any,  # noqa: ARG002 - the signature of LangChain
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,

@@ -14,7 +14,7 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from llm_server import CANDIDATES, LLMServer
 
-from bus.messages import Digest, Fate, Measured
+from bus.messages import Digest, CandidateOutcome, Measured
 from proposer.chain import ProposalChain
 from proposer.chat_models import choose_kind, make_model
 from proposer.llm_errors import describe, is_timeout
@@ -33,13 +33,13 @@ DIGEST = Digest(
     budget=400,
     task="Sort news articles by topic.",
     labels=["world", "sports", "business", "technology"],
-    tokens=8,
-    wanted=8,
+    num_tokens=8,
+    num_candidates=8,
     trajectory=[],
-    pushes=[],
+    substitutions=[],
     slope=None,
     best=[Measured(words="a text about", loss=1.4, accuracy=0.4)],
-    fates=[],
+    outcomes=[],
 )
 
 needs_embedded = pytest.mark.skipif(
@@ -69,9 +69,9 @@ RUNNER = asyncio.Runner()
 """One event loop for all tests, as a proposer has one: the libraries keep connections in it."""
 
 
-def ask(model, kind="instruct", seconds=30.0, digest=DIGEST, fates=(), chain=None, **options):
+def ask(model, kind="instruct", seconds=30.0, digest=DIGEST, outcomes=(), chain=None, **options):
     chain = chain or ProposalChain(model, kind, **options)
-    return RUNNER.run(chain.ask(digest, list(fates), time.monotonic() + seconds))
+    return RUNNER.run(chain.ask(digest, list(outcomes), time.monotonic() + seconds))
 
 
 def told(error, model, **values):
@@ -167,8 +167,8 @@ def test_a_chat_model_can_be_asked_to_continue(server):
 
 
 def test_what_was_tried_is_not_proposed_again(server):
-    tried = Fate(words="This  article covers", fate="dropped")
-    answer = ask(make("ollama:some-model", base_url=server.url), fates=[tried])
+    tried = CandidateOutcome(words="This  article covers", outcome="dropped")
+    answer = ask(make("ollama:some-model", base_url=server.url), outcomes=[tried])
     assert answer.candidates == [CANDIDATES[0], CANDIDATES[2]]
     assert answer.dropped == 1
 

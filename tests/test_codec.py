@@ -12,13 +12,13 @@ from bus.codec import MAX_FIELDS, MAX_LIST, BadFrame, Malformed, TooLong, Unknow
 from bus.messages import (
     Bye,
     Digest,
-    Fate,
+    CandidateOutcome,
     Heard,
     Measured,
-    Outcome,
+    Outcomes,
     Point,
     Proposal,
-    Push,
+    Substitution,
     Ready,
     Reject,
     Slope,
@@ -32,10 +32,10 @@ texts = st.text(max_size=30)
 counts = st.integers(0, 2**53)
 floats = st.floats(allow_nan=False, allow_infinity=False)
 seconds = st.floats(0, 1e6)
-fates = st.builds(
-    Fate,
+outcomes = st.builds(
+    CandidateOutcome,
     words=texts,
-    fate=st.sampled_from(["adopted", "dropped", "outscored", "duplicate", "empty", "late", "diverged", "unfinished"]),
+    outcome=st.sampled_from(["adopted", "dropped", "outscored", "duplicate", "empty", "late", "diverged", "unfinished"]),
     score=st.none() | floats,
     gain=st.none() | floats,
 )
@@ -56,13 +56,13 @@ digests = st.builds(
     budget=counts,
     task=texts,
     labels=st.lists(texts, max_size=5),
-    tokens=st.integers(1, 256),
-    wanted=st.integers(1, 64),
+    num_tokens=st.integers(1, 256),
+    num_candidates=st.integers(1, 64),
     trajectory=st.lists(points, max_size=3),
-    pushes=st.lists(st.builds(Push, position=counts, word=texts, toward=st.lists(texts, max_size=3)), max_size=3),
+    substitutions=st.lists(st.builds(Substitution, position=counts, word=texts, replacements=st.lists(texts, max_size=3)), max_size=3),
     slope=st.none() | st.builds(Slope, loss_per_step=floats, gradient_norm=floats, plateau=st.booleans()),
     best=st.lists(st.builds(Measured, words=texts, loss=floats, accuracy=floats), max_size=3),
-    fates=st.lists(fates, max_size=3),
+    outcomes=st.lists(outcomes, max_size=3),
 )
 usages = st.builds(Usage, seconds=seconds, tokens_in=st.none() | counts, tokens_out=st.none() | counts)
 messages = st.one_of(
@@ -70,7 +70,7 @@ messages = st.one_of(
     st.builds(Heard, run=texts),
     st.builds(Work, lease=texts, seconds=st.floats(0.1, 1e6), digest=digests),
     st.builds(Proposal, lease=texts, model=texts, candidates=st.lists(texts, max_size=5), usage=usages),
-    st.builds(Outcome, run=texts, lease=texts, step=counts, fates=st.lists(fates, max_size=3)),
+    st.builds(Outcomes, run=texts, lease=texts, step=counts, outcomes=st.lists(outcomes, max_size=3)),
     st.builds(Reject, reason=st.sampled_from(["version", "malformed", "lease", "busy", "failed"]), detail=texts),
     st.builds(Bye, run=st.none() | texts),
 )

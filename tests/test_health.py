@@ -23,7 +23,7 @@ from shared import health as health_module
 from shared.errors import UserError
 from shared.health import Health, Server, start
 from shared.settings import MetricsSettings
-from trainer.runs.metrics import FATES, LEASE_OUTCOMES, REJECT_REASONS, TrainerMetrics
+from trainer.runs.metrics import OUTCOMES, LEASE_OUTCOMES, REJECT_REASONS, TrainerMetrics
 
 ROOT = Path(__file__).parent.parent
 
@@ -194,8 +194,8 @@ def observe_everything(metrics):
         for gain in (-2.0, -0.2, 0.0, 0.2, 20.0):
             metrics.trial_gain.observe(gain)
         metrics.staleness.observe(7)
-        for fate in (*FATES, 'odd "fate"\n'):
-            metrics.candidates.inc(fate)
+        for outcome in (*OUTCOMES, 'odd "fate"\n'):
+            metrics.candidates.inc(outcome)
         metrics.bus(3, 1, dict.fromkeys(LEASE_OUTCOMES, 4), dict.fromkeys(REJECT_REASONS, 2))
     else:
         for outcome in (*get_args(RequestOutcome), "odd"):
@@ -361,7 +361,7 @@ def test_the_page_names_every_metric_and_label(side, request, serve):
     served = set(re.findall(r"^# TYPE (\S+)", body, re.MULTILINE))
     assert served <= named
     assert {name for name in named if name.startswith(f"tandem_{side}_")} <= served, "the page names a metric of old"
-    values = {*FATES, *LEASE_OUTCOMES, *REJECT_REASONS, *get_args(RequestOutcome), *get_args(State)}
+    values = {*OUTCOMES, *LEASE_OUTCOMES, *REJECT_REASONS, *get_args(RequestOutcome), *get_args(State)}
     assert values <= named
 
 

@@ -22,14 +22,14 @@ def machine(policy="trial", budget=1000, **values):
 
 def receive(restarts, words, lease="lease", lane_steps=0):
     """What is to be measured now, and the fates of the others."""
-    fates = restarts.receive(words, lease, lane_steps, lane_steps)
-    return restarts.unscored, fates
+    outcomes = restarts.receive(words, lease, lane_steps, lane_steps)
+    return restarts.unscored, outcomes
 
 
 def measure(restarts, scores, lane_steps=0):
     """Receive and measure candidates, as words to their loss; the fates of those that the queue dropped."""
-    fresh, fates = receive(restarts, list(scores), lane_steps=lane_steps)
-    assert not fates
+    fresh, outcomes = receive(restarts, list(scores), lane_steps=lane_steps)
+    assert not outcomes
     return [candidate for candidate, _ in restarts.scored([scores[candidate.words] for candidate in fresh])]
 
 
@@ -129,8 +129,8 @@ def test_an_answer_to_an_older_request_does_not_close_the_open_one():
 def test_a_candidate_whose_loss_is_not_finite_is_out_and_harms_no_other(loss):
     restarts = machine()
     receive(restarts, ["a", "b"])
-    ((candidate, fate),) = restarts.scored([loss, 0.5])
-    assert (candidate.words, fate.fate, fate.score) == ("a", "diverged", None)
+    ((candidate, outcome),) = restarts.scored([loss, 0.5])
+    assert (candidate.words, outcome.outcome, outcome.score) == ("a", "diverged", None)
     assert [one.words for one in restarts.waiting] == ["b"] and restarts.tally.diverged == 1
 
 
@@ -140,7 +140,7 @@ def test_a_challenger_that_diverges_loses_its_trial(loss):
     measure(restarts, {"a": 0.5, "b": 0.6})
     begin(restarts, 1)
     begin(restarts, 2)
-    assert restarts.judge(1, 1.0, loss).fate == "diverged" and restarts.diverged(2).fate == "diverged"
+    assert restarts.judge(1, 1.0, loss).outcome == "diverged" and restarts.diverged(2).outcome == "diverged"
     assert not restarts.trials and restarts.tally.diverged == 2 and restarts.tally.adopted == 0
 
 
@@ -189,15 +189,15 @@ def test_trial_starts_candidates_that_score_worse_than_the_incumbent():
     assert begin(restarts, 1, loss=0.1).words == "a"
 
 
-@pytest.mark.parametrize(("incumbent", "challenger", "fate"), [(1.0, 0.75, "adopted"), (1.0, 1.25, "dropped")])
-def test_a_trial_is_won_by_the_lower_loss_and_says_by_how_much(incumbent, challenger, fate):
+@pytest.mark.parametrize(("incumbent", "challenger", "outcome"), [(1.0, 0.75, "adopted"), (1.0, 1.25, "dropped")])
+def test_a_trial_is_won_by_the_lower_loss_and_says_by_how_much(incumbent, challenger, outcome):
     restarts = machine()
     measure(restarts, {"a": 0.5})
     begin(restarts, 7)
     judged = restarts.judge(7, incumbent, challenger)
-    assert (judged.fate, judged.words, judged.score) == (fate, "a", 0.5)
+    assert (judged.outcome, judged.words, judged.score) == (outcome, "a", 0.5)
     assert judged.gain == pytest.approx(incumbent - challenger)
-    assert restarts.tally.adopted == (fate == "adopted")
+    assert restarts.tally.adopted == (outcome == "adopted")
     assert not restarts.trials
 
 
@@ -205,7 +205,7 @@ def test_a_draw_keeps_the_incumbent():
     restarts = machine()
     measure(restarts, {"a": 0.5})
     begin(restarts, 1)
-    assert restarts.judge(1, 0.7, 0.7).fate == "dropped"
+    assert restarts.judge(1, 0.7, 0.7).outcome == "dropped"
 
 
 def test_a_challenger_is_due_when_it_has_trained_its_steps():
@@ -222,9 +222,9 @@ def test_greedy_starts_only_what_scores_better_than_the_incumbent():
     assert restarts.start(0, 0.5, False) is None
     assert restarts.start(0, 0.4, False) is None
     candidate = restarts.start(0, 0.8, False)
-    fate = restarts.replaced(candidate, 0.8)
-    assert (fate.fate, fate.words, fate.score) == ("adopted", "a", 0.5)
-    assert fate.gain == pytest.approx(0.3)
+    outcome = restarts.replaced(candidate, 0.8)
+    assert (outcome.outcome, outcome.words, outcome.score) == ("adopted", "a", 0.5)
+    assert outcome.gain == pytest.approx(0.3)
     assert restarts.tally.adopted == 1
 
 
@@ -256,15 +256,15 @@ def test_the_queue_keeps_the_best_and_is_bounded():
 def test_what_was_tried_is_not_measured_again(again):
     restarts = machine()
     assert not measure(restarts, {"a text": 1.0})
-    fresh, (fate,) = receive(restarts, [again])
-    assert not fresh and fate.fate == "duplicate"
+    fresh, (outcome,) = receive(restarts, [again])
+    assert not fresh and outcome.outcome == "duplicate"
     assert restarts.tally.duplicates == 1
 
 
 def test_a_proposal_that_repeats_itself_is_measured_once():
-    fresh, fates = receive(machine(), ["one", "two", "One", "one"])
+    fresh, outcomes = receive(machine(), ["one", "two", "One", "one"])
     assert [candidate.words for candidate in fresh] == ["one", "two"]
-    assert [fate.fate for fate in fates] == ["duplicate", "duplicate"]
+    assert [outcome.outcome for outcome in outcomes] == ["duplicate", "duplicate"]
 
 
 def test_the_start_of_the_run_counts_as_tried():
@@ -276,15 +276,15 @@ def test_the_start_of_the_run_counts_as_tried():
 @pytest.mark.parametrize("empty", ["", " ", "\n\t", "\x00\x1b", "\u200b", "\u2028"])
 def test_what_holds_nothing_is_empty(empty):
     restarts = machine()
-    fresh, (fate,) = receive(restarts, [empty])
-    assert not fresh and fate.fate == "empty"
+    fresh, (outcome,) = receive(restarts, [empty])
+    assert not fresh and outcome.outcome == "empty"
 
 
 def test_what_comes_too_late_is_not_measured():
     restarts = machine(budget=100)
-    fresh, fates = receive(restarts, ["a", "", "a"], lane_steps=95)
+    fresh, outcomes = receive(restarts, ["a", "", "a"], lane_steps=95)
     assert not fresh
-    assert [fate.fate for fate in fates] == ["late", "empty", "duplicate"]
+    assert [outcome.outcome for outcome in outcomes] == ["late", "empty", "duplicate"]
     assert restarts.tally.late == 1
 
 
@@ -321,7 +321,7 @@ def test_at_the_end_the_waiting_were_outscored_and_the_tried_are_unfinished():
     restarts = machine()
     measure(restarts, {"a": 0.1, "b": 0.2, "c": 0.3})
     begin(restarts, 1)
-    ended = {candidate.words: (fate.fate, fate.score) for candidate, fate in restarts.finish()}
+    ended = {candidate.words: (outcome.outcome, outcome.score) for candidate, outcome in restarts.finish()}
     assert ended == {"a": ("unfinished", 0.1), "b": ("outscored", 0.2), "c": ("outscored", 0.3)}
     assert restarts.finish() == []
 
@@ -373,8 +373,8 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         self.measured = []
         self.done = False
 
-    def end(self, fate):
-        self.ends[fate.words] += 1
+    def end(self, outcome):
+        self.ends[outcome.words] += 1
 
     @rule(proposed=st.lists(st.tuples(words, st.floats(0, 2)), max_size=6))
     def propose(self, proposed):
@@ -382,15 +382,15 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
             return
         before = asdict(self.restarts.tally)
         unscored = len(self.restarts.unscored)
-        fates = self.restarts.receive([word for word, _ in proposed], "lease", self.lane_steps, self.lane_steps)
+        outcomes = self.restarts.receive([word for word, _ in proposed], "lease", self.lane_steps, self.lane_steps)
         self.given.update(clean_words(word) for word, _ in proposed)
-        assert len(self.restarts.unscored) - unscored + len(fates) == len(proposed)
+        assert len(self.restarts.unscored) - unscored + len(outcomes) == len(proposed)
         self.scores = {clean_words(word): score for word, score in reversed(proposed)} | self.scores
-        for fate in fates:
-            self.end(fate)
+        for outcome in outcomes:
+            self.end(outcome)
         after = self.restarts.tally
         assert after.candidates - before["candidates"] == len(proposed)
-        assert after.duplicates - before["duplicates"] == sum(fate.fate == "duplicate" for fate in fates)
+        assert after.duplicates - before["duplicates"] == sum(outcome.outcome == "duplicate" for outcome in outcomes)
 
     @rule()
     def measure(self):
@@ -423,11 +423,11 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         for lane, score in zip(active, scores, strict=False):
             self.lanes[lane] += 1
             if self.restarts.due(lane, self.lanes[lane]):
-                fate = self.restarts.judge(lane, self.loss, score)
-                assert (fate.fate == "adopted") == (score < self.loss)
-                assert fate.gain == self.loss - score
+                outcome = self.restarts.judge(lane, self.loss, score)
+                assert (outcome.outcome == "adopted") == (score < self.loss)
+                assert outcome.gain == self.loss - score
                 self.loss = min(self.loss, score)
-                self.end(fate)
+                self.end(outcome)
                 del self.lanes[lane]
         if self.lane_steps >= self.budget:
             self.finish()
@@ -440,9 +440,9 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
 
     def finish(self):
         self.done = True
-        for _, fate in self.restarts.finish():
-            assert fate.fate != "unfinished" or fate.score is None, "a trial was begun that the budget could not end"
-            self.end(fate)
+        for _, outcome in self.restarts.finish():
+            assert outcome.outcome != "unfinished" or outcome.score is None, "a trial was begun that the budget could not end"
+            self.end(outcome)
 
     @invariant()
     def bounds_hold(self):
@@ -458,8 +458,8 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         if not hasattr(self, "restarts"):
             return
         if not self.done:
-            for _, fate in self.restarts.finish():
-                self.end(fate)
+            for _, outcome in self.restarts.finish():
+                self.end(outcome)
         assert self.ends == self.given
         assert self.restarts.tally.candidates == sum(self.given.values())
 

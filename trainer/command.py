@@ -76,7 +76,3 @@ def _leave(signals: StopSignals) -> None:
         log.info(signals.farewell)
     sys.stdout.flush()
     os._exit(128 + signals.number)
-
-
-if __name__ == "__main__":
-    command()

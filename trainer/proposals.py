@@ -12,7 +12,7 @@ from itertools import groupby
 from torch import Tensor
 
 from bus.channel import Answer, Channel
-from bus.messages import Fate
+from bus.messages import CandidateOutcome
 from shared.settings import Settings
 from trainer.descent import Descent
 from trainer.evaluator import Evaluator
@@ -140,10 +140,10 @@ class Proposals:
         restarts, proposal, asked = self.state.restarts, answer.proposal, answer.digest.step
         restarts.settled(proposal.lease)
         trim = str if self._is_noise else self.prompt_init.trim
-        fates = restarts.receive(proposal.candidates, proposal.lease, asked, self.state.lane_steps, trim)
-        self.observers(ProposalReceived(answer, self.state.lane_steps, len(proposal.candidates) - len(fates)))
-        if fates:
-            self.observers(CandidatesPassedOver(proposal.lease, fates, self.state.lane_steps))
+        outcomes = restarts.receive(proposal.candidates, proposal.lease, asked, self.state.lane_steps, trim)
+        self.observers(ProposalReceived(answer, self.state.lane_steps, len(proposal.candidates) - len(outcomes)))
+        if outcomes:
+            self.observers(CandidatesPassedOver(proposal.lease, outcomes, self.state.lane_steps))
 
     def _score(self) -> None:
         """Measure the new candidates together and queue the good ones."""
@@ -169,28 +169,28 @@ class Proposals:
                 state.restarts.opened(lane.number, candidate)
                 self.observers(TrialOpened(lane, candidate, state.dev, state.lane_steps))
             else:
-                fate = state.restarts.replaced(candidate, state.dev.loss)
+                outcome = state.restarts.replaced(candidate, state.dev.loss)
                 self._adopt(lane)
-                self.observers(TrialJudged(lane, candidate.lease, fate, state.lane_steps))
+                self.observers(TrialJudged(lane, candidate.lease, outcome, state.lane_steps))
                 self.evaluator.evaluate(state.lanes)
 
     def _judge(self, challenger: Lane) -> None:
         state, lease = self.state, self.state.restarts.trials[challenger.number].candidate.lease
         incumbent, contender = self.evaluator.evaluate([state.lanes[0], challenger])
-        fate = state.restarts.judge(challenger.number, incumbent.loss, contender.loss)
+        outcome = state.restarts.judge(challenger.number, incumbent.loss, contender.loss)
         state.lanes.remove(challenger)
-        if fate.fate == "adopted":
+        if outcome.outcome == "adopted":
             state.dev = contender
             self._adopt(challenger)
-        self.observers(TrialJudged(challenger, lease, fate, state.lane_steps))
+        self.observers(TrialJudged(challenger, lease, outcome, state.lane_steps))
 
     def _adopt(self, lane: Lane) -> None:
         self.state.lanes[0] = lane
         self.state.trajectory.restarted()
 
-    def _pass_over(self, ended: list[tuple[Candidate, Fate]]) -> None:
+    def _pass_over(self, ended: list[tuple[Candidate, CandidateOutcome]]) -> None:
         for lease, group in groupby(ended, key=lambda pair: pair[0].lease):
-            self.observers(CandidatesPassedOver(lease, [fate for _, fate in group], self.state.lane_steps))
+            self.observers(CandidatesPassedOver(lease, [outcome for _, outcome in group], self.state.lane_steps))
 
     def _start(self, candidate: Candidate) -> Tensor:
         """The prompt that a candidate starts from."""

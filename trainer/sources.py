@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bus.channel import Channel
 from bus.in_process import InProcessChannel
-from bus.messages import Outcome
+from bus.messages import Outcomes
 from bus.replay import ReplayChannel
 from bus.server import BusServer
 from shared.settings import Settings
@@ -63,11 +63,11 @@ def publisher(channel: Channel, run: str) -> Callable[[Event], None]:
     def publish(event: Event) -> None:
         match event:
             case TrialJudged():
-                fates = [event.fate]
+                outcomes = [event.outcome]
             case CandidatesPassedOver():
-                fates = event.fates
+                outcomes = event.outcomes
             case _:
                 return
-        channel.tell(Outcome(run=run, lease=event.lease, step=event.lane_steps, fates=fates))
+        channel.tell(Outcomes(run=run, lease=event.lease, step=event.lane_steps, outcomes=outcomes))
 
     return publish

@@ -6,7 +6,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bus.leases import Ending
-from bus.messages import Fate, Reject
+from bus.messages import CandidateOutcome, Reject
 from shared.metrics import CounterBy, make_registry
 from trainer.search.events import (
     CandidatesPassedOver,
@@ -18,7 +18,7 @@ from trainer.search.events import (
     TrialJudged,
 )
 
-FATES = get_args(Fate.model_fields["fate"].annotation)
+OUTCOMES = get_args(CandidateOutcome.model_fields["outcome"].annotation)
 LEASE_OUTCOMES = get_args(Ending)
 REJECT_REASONS = get_args(Reject.model_fields["reason"].annotation)
 
@@ -77,7 +77,7 @@ class TrainerMetrics:
             gauge.set(math.nan)  # before the first measurement, 0 would look like a perfect fit
         self.digests = Counter("tandem_trainer_digests_total", "Digests leased to proposers", registry=registry)
         self.candidates = CounterBy(
-            "tandem_trainer_candidates_total", "Candidates by their fate", "fate", FATES, registry
+            "tandem_trainer_candidates_total", "Candidates by their fate", "outcome", OUTCOMES, registry
         )
         self.staleness = Histogram(
             "tandem_trainer_staleness_steps",
@@ -107,12 +107,12 @@ class TrainerMetrics:
             case ProposalReceived():
                 self.staleness.observe(event.lane_steps - event.answer.digest.step)
             case TrialJudged():
-                self.candidates.inc(event.fate.fate)
-                if event.fate.gain is not None:
-                    self.trial_gain.observe(event.fate.gain)
+                self.candidates.inc(event.outcome.outcome)
+                if event.outcome.gain is not None:
+                    self.trial_gain.observe(event.outcome.gain)
             case CandidatesPassedOver():
-                for fate in event.fates:
-                    self.candidates.inc(fate.fate)
+                for outcome in event.outcomes:
+                    self.candidates.inc(outcome.outcome)
 
     def _step(self, event: Stepped) -> None:
         self._steps.inc()

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from bus.messages import Fate
+from bus.messages import CandidateOutcome
 from shared.append_log import AppendLog
 from trainer.progress import step_bar
 from trainer.search.events import (
@@ -62,8 +62,8 @@ class History:
                     digest.step,
                     sequence=digest.sequence,
                     leases=event.leases,
-                    wanted=digest.wanted,
-                    pushes=[push.model_dump() for push in digest.pushes],
+                    num_candidates=digest.num_candidates,
+                    substitutions=[push.model_dump() for push in digest.substitutions],
                     slope=digest.slope and digest.slope.model_dump(),
                 )
             case ProposalReceived(answer=answer):
@@ -95,10 +95,10 @@ class History:
                     score=candidate.score,
                 )
             case TrialJudged(lane=lane):
-                self.write("outcome", event.lane_steps, lane=lane.number, lease=event.lease, **event.fate.model_dump())
+                self.write("outcome", event.lane_steps, lane=lane.number, lease=event.lease, **event.outcome.model_dump())
             case CandidatesPassedOver():
-                for fate in event.fates:
-                    self.write("outcome", event.lane_steps, lease=event.lease, **fate.model_dump())
+                for outcome in event.outcomes:
+                    self.write("outcome", event.lane_steps, lease=event.lease, **outcome.model_dump())
 
 
 class Console:
@@ -122,7 +122,7 @@ class Console:
             case Evaluated():
                 self._evaluated(event)
             case DigestLeased(digest=digest):
-                log.info("step %d  asked for %d prompts", digest.step, digest.wanted)
+                log.info("step %d  asked for %d prompts", digest.step, digest.num_candidates)
             case LeaseLost(how=how):
                 log.info("step %d  a proposer did not answer (%s)", event.lane_steps, how)
             case RequestSkipped():
@@ -147,11 +147,11 @@ class Console:
                     candidate.score,
                     event.incumbent.loss,
                 )
-            case TrialJudged(lane=lane, fate=fate):
-                log.info("step %d  lane %d %s: %r", event.lane_steps, lane.number, _verdict(fate), fate.words)
+            case TrialJudged(lane=lane, outcome=outcome):
+                log.info("step %d  lane %d %s: %r", event.lane_steps, lane.number, _verdict(outcome), outcome.words)
             case CandidatesPassedOver():
-                for reason in dict.fromkeys(fate.fate for fate in event.fates):
-                    words = ", ".join(repr(fate.words) for fate in event.fates if fate.fate == reason)
+                for reason in dict.fromkeys(outcome.outcome for outcome in event.outcomes):
+                    words = ", ".join(repr(outcome.words) for outcome in event.outcomes if outcome.outcome == reason)
                     log.info("step %d  %s: %s", event.lane_steps, reason, words)
 
     def _evaluated(self, event: Evaluated) -> None:
@@ -180,7 +180,7 @@ def _score(candidate: Candidate) -> float:
     return candidate.score or 0.0
 
 
-def _verdict(fate: Fate) -> str:
-    if fate.gain is None:
-        return f"{fate.fate}, its loss became NaN or infinite"
-    return f"{fate.fate}, dev loss {abs(fate.gain):.3f} {'lower' if fate.gain > 0 else 'higher'}"
+def _verdict(outcome: CandidateOutcome) -> str:
+    if outcome.gain is None:
+        return f"{outcome.outcome}, its loss became NaN or infinite"
+    return f"{outcome.outcome}, dev loss {abs(outcome.gain):.3f} {'lower' if outcome.gain > 0 else 'higher'}"

@@ -18,7 +18,7 @@ def control(source: Control, prompt_init: PromptInit) -> Callable[[Digest], list
 
     def propose(digest: Digest) -> list[str]:
         if source == "random":
-            return [f"noise {digest.sequence}.{number}" for number in range(1, digest.wanted + 1)]
-        return [prompt_init.random_words() for _ in range(digest.wanted)]
+            return [f"noise {digest.sequence}.{number}" for number in range(1, digest.num_candidates + 1)]
+        return [prompt_init.random_words() for _ in range(digest.num_candidates)]
 
     return propose

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bus.messages import Digest, Push, Slope
+from bus.messages import Digest, Substitution, Slope
 from shared.settings import PromptSettings, RestartSettings
 from shared.subsampling import subsample
 from trainer.backbones.vocabulary import Vocabulary
@@ -14,7 +14,7 @@ POINTS = 10
 """Points of the trajectory in a digest."""
 BEST = 16
 """Measured prompts in a digest."""
-FATES = 16
+OUTCOMES = 16
 """Outcomes of earlier candidates in a digest."""
 MAX_POSITIONS = 256
 """Positions whose gradient a digest tells; prompts of one class each have more than a message takes."""
@@ -52,23 +52,23 @@ class DigestWriter:
             budget=self.budget,
             task=self.task[:MAX_TASK],
             labels=[label[:MAX_LABEL] for label in self.labels[:MAX_LABELS]],
-            tokens=self.prompt.num_tokens,
-            wanted=self.restarts.candidates,
+            num_tokens=self.prompt.num_tokens,
+            num_candidates=self.restarts.candidates,
             trajectory=subsample(trajectory.points, POINTS),
-            pushes=[] if gradient is None else self._pushes(prompt, gradient),
+            substitutions=[] if gradient is None else self._substitutions(prompt, gradient),
             slope=self._slope(trajectory, gradient) if gradient is not None and trajectory.recent else None,
             best=sorted(trajectory.measured.values(), key=lambda entry: entry.loss)[:BEST],
-            fates=trajectory.fates[-FATES:],
+            outcomes=trajectory.outcomes[-OUTCOMES:],
         )
 
     def _slope(self, trajectory: Trajectory, gradient: Tensor) -> Slope:
         plateau = trajectory.is_plateau(self.restarts.patience)
         return Slope(loss_per_step=trajectory.slope(), gradient_norm=gradient.norm().item(), plateau=plateau)
 
-    def _pushes(self, prompt: Tensor, gradient: Tensor) -> list[Push]:
+    def _substitutions(self, prompt: Tensor, gradient: Tensor) -> list[Substitution]:
         now, _ = self.vocabulary.nearest(prompt.detach()[:MAX_POSITIONS], self.prompt.projection)
-        toward = self.vocabulary.hotflip_candidates(gradient[:MAX_POSITIONS], SUBSTITUTIONS)
+        replacements = self.vocabulary.hotflip_candidates(gradient[:MAX_POSITIONS], SUBSTITUTIONS)
         return [
-            Push(position=position, word=word[:MAX_LABEL], toward=[one[:MAX_LABEL] for one in words])
-            for position, (word, words) in enumerate(zip(now, toward, strict=True))
+            Substitution(position=position, word=word[:MAX_LABEL], replacements=[one[:MAX_LABEL] for one in words])
+            for position, (word, words) in enumerate(zip(now, replacements, strict=True))
         ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from bus.channel import Answer, Counts
-from bus.messages import Digest, Fate, Point
+from bus.messages import Digest, CandidateOutcome, Point
 from trainer.search.evaluation import EvalResult
 from trainer.search.lanes import Lane
 from trainer.search.restarts import Candidate
@@ -103,7 +103,7 @@ class TrialJudged:
 
     lane: Lane
     lease: str
-    fate: Fate
+    outcome: CandidateOutcome
     lane_steps: int
 
 
@@ -112,7 +112,7 @@ class CandidatesPassedOver:
     """Candidates of one lease that no lane tries."""
 
     lease: str
-    fates: list[Fate]
+    outcomes: list[CandidateOutcome]
     lane_steps: int
 
 

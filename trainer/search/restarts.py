@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
 from typing import Any
 
-from bus.messages import Fate
+from bus.messages import CandidateOutcome
 from shared.settings import RestartSettings
 from shared.text import clean, cut
 
@@ -130,7 +130,7 @@ class Restarts:
 
     def receive(
         self, words: list[str], lease: str, asked: int, lane_steps: int, trim: Callable[[str], str] = str
-    ) -> list[Fate]:
+    ) -> list[CandidateOutcome]:
         """Take a proposal: new candidates become `unscored`; the outcomes of the others are returned.
 
         Args:
@@ -145,18 +145,18 @@ class Restarts:
         self.tally.candidates += len(words)
         late = not self.has_room(lane_steps)
         self.tally.late += late
-        fates: list[Fate] = []
+        outcomes: list[CandidateOutcome] = []
         for number, raw in enumerate(words, start=first):
             if not (cleaned := trim(clean_words(raw))):
-                fates.append(Fate(words="", fate="empty"))
+                outcomes.append(CandidateOutcome(words="", outcome="empty"))
             elif not self.notice(cleaned):
                 self.tally.duplicates += 1
-                fates.append(Fate(words=cleaned, fate="duplicate"))
+                outcomes.append(CandidateOutcome(words=cleaned, outcome="duplicate"))
             elif late:
-                fates.append(Fate(words=cleaned, fate="late"))
+                outcomes.append(CandidateOutcome(words=cleaned, outcome="late"))
             else:
                 self.unscored.append(Candidate(cleaned, lease, asked, number))
-        return fates
+        return outcomes
 
     def notice(self, words: str) -> bool:
         """Remember `words` as tried; false when they were already."""
@@ -165,7 +165,7 @@ class Restarts:
         self.seen.add(folded)
         return not known
 
-    def scored(self, losses: list[float]) -> list[tuple[Candidate, Fate]]:
+    def scored(self, losses: list[float]) -> list[tuple[Candidate, CandidateOutcome]]:
         """Queue the `unscored`, best first, by their development `losses`.
 
         Returns:
@@ -180,7 +180,7 @@ class Restarts:
         self.unscored = []
         keep = self.settings.queue_size if self.settings.policy == "trial" else 1
         self.waiting = ranked[:keep]
-        return [(one, Fate(words=one.words, fate="diverged")) for one in broken] + [
+        return [(one, CandidateOutcome(words=one.words, outcome="diverged")) for one in broken] + [
             (one, outscored(one)) for one in ranked[keep:]
         ]
 
@@ -215,7 +215,7 @@ class Restarts:
         """Whether the challenger in `lane` is to be judged at this age."""
         return lane in self.trials and age >= self.trials[lane].ends
 
-    def judge(self, lane: int, incumbent_loss: float, challenger_loss: float) -> Fate:
+    def judge(self, lane: int, incumbent_loss: float, challenger_loss: float) -> CandidateOutcome:
         """End a trial: adopted only if the challenger's development loss is finite and the lower one."""
         candidate = self.trials.pop(lane).candidate
         if not isfinite(challenger_loss):
@@ -223,27 +223,27 @@ class Restarts:
         gain = incumbent_loss - challenger_loss
         if gain > 0:
             self.tally.adopted += 1
-        return Fate(words=candidate.words, fate="adopted" if gain > 0 else "dropped", score=candidate.score, gain=gain)
+        return CandidateOutcome(words=candidate.words, outcome="adopted" if gain > 0 else "dropped", score=candidate.score, gain=gain)
 
-    def diverged(self, lane: int) -> Fate:
+    def diverged(self, lane: int) -> CandidateOutcome:
         """End a trial whose challenger's training loss became NaN or infinite."""
         return self._diverged(self.trials.pop(lane).candidate)
 
-    def _diverged(self, candidate: Candidate) -> Fate:
+    def _diverged(self, candidate: Candidate) -> CandidateOutcome:
         self.tally.diverged += 1
-        return Fate(words=candidate.words, fate="diverged", score=candidate.score)
+        return CandidateOutcome(words=candidate.words, outcome="diverged", score=candidate.score)
 
-    def replaced(self, candidate: Candidate, incumbent_loss: float) -> Fate:
+    def replaced(self, candidate: Candidate, incumbent_loss: float) -> CandidateOutcome:
         """`candidate` became the incumbent without a trial."""
         self.tally.adopted += 1
         gain = incumbent_loss - _score(candidate)
-        return Fate(words=candidate.words, fate="adopted", score=candidate.score, gain=gain)
+        return CandidateOutcome(words=candidate.words, outcome="adopted", score=candidate.score, gain=gain)
 
-    def finish(self) -> list[tuple[Candidate, Fate]]:
+    def finish(self) -> list[tuple[Candidate, CandidateOutcome]]:
         """End all candidates with the budget: the waiting were outscored, the unscored and the tried are unfinished."""
         ended = [(candidate, outscored(candidate)) for candidate in self.waiting]
         for candidate in (*self.unscored, *(trial.candidate for trial in self.trials.values())):
-            ended.append((candidate, Fate(words=candidate.words, fate="unfinished", score=candidate.score)))
+            ended.append((candidate, CandidateOutcome(words=candidate.words, outcome="unfinished", score=candidate.score)))
         self.unscored, self.waiting, self.trials = [], [], {}
         return ended
 
@@ -280,9 +280,9 @@ class Restarts:
         )
 
 
-def outscored(candidate: Candidate) -> Fate:
+def outscored(candidate: Candidate) -> CandidateOutcome:
     """The fate of a candidate that was measured and never tried."""
-    return Fate(words=candidate.words, fate="outscored", score=candidate.score)
+    return CandidateOutcome(words=candidate.words, outcome="outscored", score=candidate.score)
 
 
 def clean_words(raw: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bus.messages import Fate, Measured, Point
+from bus.messages import CandidateOutcome, Measured, Point
 from shared.settings import Projection
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.search.evaluation import EvalResult
@@ -26,7 +26,7 @@ class Trajectory:
     points: list[Point] = field(default_factory=list)
     measured: dict[str, Measured] = field(default_factory=dict)
     """By words."""
-    fates: list[Fate] = field(default_factory=list)
+    outcomes: list[CandidateOutcome] = field(default_factory=list)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     """The incumbent's training losses of the last steps."""
     since_point: list[float] = field(default_factory=list)
@@ -37,10 +37,10 @@ class Trajectory:
     def __call__(self, event: Event) -> None:
         """Note what became of candidates."""
         match event:
-            case TrialJudged(fate=fate):
-                self.fates.append(fate)
-            case CandidatesPassedOver(fates=fates):
-                self.fates += fates
+            case TrialJudged(outcome=outcome):
+                self.outcomes.append(outcome)
+            case CandidatesPassedOver(outcomes=outcomes):
+                self.outcomes += outcomes
 
     def step(self, train_loss: float) -> None:
         """Note the incumbent's training loss of one step."""
@@ -56,7 +56,7 @@ class Trajectory:
         point = Point(
             step=lane_steps,
             words=" ".join(words)[:MAX_WORDS],
-            nearness=nearness,
+            cosine=nearness,
             train_loss=mean,
             dev_loss=dev.loss,
             dev_accuracy=dev.accuracy,
@@ -93,7 +93,7 @@ class Trajectory:
         return {
             "points": [point.model_dump() for point in self.points],
             "measured": [entry.model_dump() for entry in self.measured.values()],
-            "fates": [fate.model_dump() for fate in self.fates],
+            "outcomes": [outcome.model_dump() for outcome in self.outcomes],
             "recent": list(self.recent),
             "since_point": self.since_point,
             "digests": self.digests,
@@ -105,7 +105,7 @@ class Trajectory:
         return cls(
             points=[Point.model_validate(entry) for entry in state["points"]],
             measured={entry["words"]: Measured.model_validate(entry) for entry in state["measured"]},
-            fates=[Fate.model_validate(entry) for entry in state["fates"]],
+            outcomes=[CandidateOutcome.model_validate(entry) for entry in state["outcomes"]],
             recent=deque(state["recent"], maxlen=RECENT),
             since_point=state["since_point"],
             digests=state["digests"],
