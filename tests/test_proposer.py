@@ -14,6 +14,7 @@ import pytest
 from llm_server import CANDIDATES, LLMServer
 from test_chat_models import DIGEST, KEY, needs_embedded
 
+from bus.channel import Answer
 from bus.messages import Fate, Outcome
 from bus.server import BusServer
 from shared.settings import BusSettings
@@ -75,14 +76,14 @@ class Trainer:
         return self.end.endpoint
 
     def poll(self):
-        self.answers += self.end.poll(time.monotonic())
+        self.answers += [event for event in self.end.poll() if isinstance(event, Answer)]
 
     def lease(self):
         return until(self.try_lease)
 
     def try_lease(self):
         self.poll()
-        return self.end.lease(DIGEST, time.monotonic())
+        return next(iter(self.end.lease(DIGEST, 1)), None)
 
     def answer(self):
         def arrived():

@@ -132,7 +132,7 @@ def test_the_budget_ends_exactly_and_every_candidate_comes_to_an_end(runs, polic
     assert tally.scored + tally.duplicates <= tally.candidates
     told = Counter()
     for line in (runs.root / name / "record.jsonl").read_text().splitlines():
-        message = json.loads(line)["message"]
+        message = json.loads(line)["event"]
         if message["kind"] == "outcome":
             told.update(fate["fate"] for fate in message["fates"])
     assert told.total() == tally.candidates
@@ -265,7 +265,7 @@ def test_a_recorded_run_is_replayed_without_its_proposer(runs):
     assert_same(replayed, recorded)
     assert vars(replayed[1].restarts.tally) == vars(recorded[1].restarts.tally)
     record, again = ((runs.root / name / "record.jsonl").read_text().splitlines() for name in ("recorded", "replayed"))
-    fates = [[json.loads(line)["message"].get("fates") for line in lines] for lines in (record, again)]
+    fates = [[json.loads(line)["event"].get("fates") for line in lines] for lines in (record, again)]
     assert fates[0] == fates[1] and any(fates[0])
 
 
