@@ -20,7 +20,7 @@ import zmq
 from bus.channel import Answer, Counts, Event, LeaseEnded
 from bus.codec import BadFrame, Malformed, decode, encode, encode_work
 from bus.leases import Lease, Leases, Peer
-from bus.messages import Bye, Digest, Heard, Message, Proposal, Ready, Reject
+from bus.messages import Ack, Bye, Digest, Message, Proposal, Ready, Reject
 from bus.sockets import SILENT_INTERVALS, Socket, send
 from shared.settings import BusSettings
 
@@ -62,7 +62,7 @@ class Router:
         self._run = run
         self._lease_seconds = settings.lease_seconds
         self._max_bytes = settings.max_frame_bytes
-        self._heard = encode(Heard(run=run), self._max_bytes)
+        self._ack = encode(Ack(run=run), self._max_bytes)
         self._leases = Leases(
             lease_seconds=settings.lease_seconds, forget_seconds=SILENT_INTERVALS * settings.ready_seconds
         )
@@ -237,7 +237,7 @@ class Router:
         now = self._clock()
         for peer, ready in readies.items():
             self._leases.ready(peer, ready.credits, ready.holding, now)
-            self._send(peer, self._heard)
+            self._send(peer, self._ack)
 
     def _note(self, peer: Peer) -> None:
         """A message of `peer` was read.

@@ -11,7 +11,7 @@ import zmq
 from bus.channel import Counts, Event
 from bus.codec import TooLong, encode, encode_digest
 from bus.leases import Lease
-from bus.messages import Digest, Outcome
+from bus.messages import Digest, Outcomes
 from bus.router import Router
 from bus.sockets import Socket, host_of, open_socket
 from shared.errors import UserError
@@ -64,12 +64,12 @@ class BusServer:
         except CancelledError:
             return []
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcomes) -> None:
         """See `bus.channel.Channel`."""
         try:
             frame = encode(outcome, self._max_bytes)
         except TooLong as error:
-            log.warning("proposers do not hear of %d candidates: %s", len(outcome.fates), error)
+            log.warning("proposers do not hear of %d candidates: %s", len(outcome.outcomes), error)
         else:
             self._router.call(partial(self._router.send_all, frame))
 

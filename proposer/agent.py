@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bus.client import BusClient
-from bus.messages import Bye, Message, Outcome, Proposal, Reject, Usage, Work
+from bus.messages import Bye, Message, Outcomes, Proposal, Reject, Usage, Work
 from proposer.backoff import Backoff
 from proposer.chain import Answer, ProposalChain
 from proposer.llm_errors import describe, is_timeout
@@ -92,8 +92,8 @@ class Agent:
         match message:
             case Work():
                 self._take(endpoint, message)
-            case Outcome():
-                self._memory.note(message.run, message.fates)
+            case Outcomes():
+                self._memory.note(message.run, message.outcomes)
             case Reject(reason="lease", lease=str(lease)):
                 self._void(lambda job: job.endpoint == endpoint and job.work.lease == lease)
             case Bye():
@@ -107,7 +107,7 @@ class Agent:
             self._end.reject(endpoint, Reject(reason="busy", lease=work.lease))
             return
         now = time.monotonic()
-        self._memory.note(work.digest.run, work.digest.fates)
+        self._memory.note(work.digest.run, work.digest.outcomes)
         deadline = now + self._settings.timeout_seconds
         answer = self._pool.submit(self._asker.ask, work.digest, self._memory.recall(work.digest.run), deadline)
         answer.add_done_callback(lambda _: self._end.wake())
@@ -144,7 +144,7 @@ class Agent:
         log.info("%s", _report(self._settings.model, job, answer))
         if job.void:
             return
-        usage = Usage(seconds=answer.seconds, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
+        usage = Usage(seconds=answer.seconds, input_tokens=answer.tokens_in, output_tokens=answer.tokens_out)
         proposal = Proposal(
             lease=job.work.lease, model=cut(self._settings.model, 200), candidates=answer.candidates, usage=usage
         )

@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnablePassthrough
 
-from bus.messages import Digest, Fate
+from bus.messages import CandidateOutcome, Digest
 from proposer.deadline import DeadlineCallback
 from proposer.meta_prompt import Kind, beginning, write
 from proposer.parsing import Parsed, key, parse_continuations, parse_list
@@ -38,7 +38,7 @@ class Request:
     """One request to the LLM."""
 
     digest: Digest
-    fates: Sequence[Fate]
+    outcomes: Sequence[CandidateOutcome]
     wanted: int
     tried: frozenset[str]
     """Keys of texts that are not wanted again."""
@@ -58,7 +58,7 @@ class ProposalChain:
         if self._kind == "continue" and not self._serial:
             self._model.invoke(beginning(), max_tokens=1)
 
-    def ask(self, digest: Digest, fates: Sequence[Fate], deadline: float) -> Answer:
+    def ask(self, digest: Digest, fates: Sequence[CandidateOutcome], deadline: float) -> Answer:
         """Candidates for a digest, by a time of the monotonic clock.
 
         Raises:
@@ -74,7 +74,7 @@ class ProposalChain:
         dropped = 0
         tried = {key(words) for words in [text.words for text in digest.best] + [fate.words for fate in fates]}
         for _ in range(ROUNDS if self._kind == "continue" else 1):
-            missing = digest.wanted - len(candidates)
+            missing = digest.num_candidates - len(candidates)
             request = Request(digest, fates, missing, frozenset(tried))
             try:
                 deadline_callback.check()
@@ -86,7 +86,7 @@ class ProposalChain:
             candidates += parsed.candidates
             dropped += parsed.empty + parsed.repeated
             tried.update(map(key, parsed.candidates))
-            if len(candidates) >= digest.wanted:
+            if len(candidates) >= digest.num_candidates:
                 break
         return Answer(
             candidates, dropped, time.monotonic() - began, deadline_callback.tokens_in, deadline_callback.tokens_out
@@ -108,12 +108,12 @@ def build(model: BaseLanguageModel[Any], kind: Kind) -> Runnable[dict[str, Any],
 
 def _one(state: dict[str, Any]) -> list[str]:
     request: Request = state["request"]
-    return [write("instruct", request.digest, request.fates)]
+    return [write("instruct", request.digest, request.outcomes)]
 
 
 def _same_for_each(state: dict[str, Any]) -> list[str]:
     request: Request = state["request"]
-    return [write("continue", request.digest, request.fates)] * request.wanted
+    return [write("continue", request.digest, request.outcomes)] * request.wanted
 
 
 def _read_list(state: dict[str, Any]) -> Parsed:

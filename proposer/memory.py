@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from bus.messages import Fate
+from bus.messages import CandidateOutcome
 from proposer.parsing import key
 
 MOST_RUNS = 16
@@ -18,9 +18,9 @@ class Memory:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._runs: OrderedDict[str, OrderedDict[str, Fate]] = OrderedDict()
+        self._runs: OrderedDict[str, OrderedDict[str, CandidateOutcome]] = OrderedDict()
 
-    def note(self, run: str, fates: Iterable[Fate]) -> None:
+    def note(self, run: str, fates: Iterable[CandidateOutcome]) -> None:
         """Remember outcomes, the newest last."""
         kept = self._runs.setdefault(run, OrderedDict())
         self._runs.move_to_end(run)
@@ -28,13 +28,13 @@ class Memory:
             self._runs.popitem(last=False)
         for fate in fates:
             words = key(fate.words)
-            if words not in kept or fate.fate not in UNINFORMATIVE:
+            if words not in kept or fate.outcome not in UNINFORMATIVE:
                 kept[words] = fate
                 kept.move_to_end(words)
         while len(kept) > self._limit:
             kept.popitem(last=False)
 
-    def recall(self, run: str) -> list[Fate]:
+    def recall(self, run: str) -> list[CandidateOutcome]:
         """The outcomes of a run, the newest last."""
         return list(self._runs.get(run, {}).values())
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from string import Template
 from typing import Literal
 
-from bus.messages import Digest, Fate, Measured, Point, Push, Slope
+from bus.messages import CandidateOutcome, Digest, Measured, Point, Slope, Substitution
 from shared.subsampling import subsample
 from shared.text import clean, cut
 
@@ -33,7 +33,7 @@ LONGEST_WORDS = 120
 LONGEST_TASK = 500
 
 
-def write(kind: Kind, digest: Digest, fates: Sequence[Fate]) -> str:
+def write(kind: Kind, digest: Digest, fates: Sequence[CandidateOutcome]) -> str:
     """The meta-prompt of a kind; `fates` are the outcomes remembered of the run, the newest last."""
     return _write_instruct(digest, fates) if kind == "instruct" else _write_continue(digest)
 
@@ -43,17 +43,17 @@ def beginning() -> str:
     return _template("continue").template.partition("$")[0]
 
 
-def _write_instruct(digest: Digest, fates: Sequence[Fate]) -> str:
+def _write_instruct(digest: Digest, fates: Sequence[CandidateOutcome]) -> str:
     return _template("instruct").substitute(
         task=_line(digest.task, LONGEST_TASK),
         labels=_labels(digest.labels, ", "),
         trajectory=_lines(_point(point) for point in _worst_first(subsample(digest.trajectory, MOST_POINTS))),
-        pushes=_lines(_push(push) for push in digest.pushes[:MOST_PUSHES]),
+        substitutions=_lines(_push(push) for push in digest.substitutions[:MOST_PUSHES]),
         slope=_slope(digest),
         best=_lines(_measured(measured) for measured in reversed(digest.best[:MOST_BEST])),
-        fates=_lines(_fate(fate) for fate in fates[-MOST_FATES:]),
-        wanted=digest.wanted,
-        tokens=digest.tokens,
+        outcomes=_lines(_fate(fate) for fate in fates[-MOST_FATES:]),
+        num_candidates=digest.num_candidates,
+        tokens=digest.num_tokens,
     )
 
 
@@ -95,12 +95,12 @@ def _worst_first(points: list[Point]) -> list[Point]:
 def _point(point: Point) -> str:
     return (
         f"- step {point.step}: {_line(point.words)} (loss {point.dev_loss:.3f}, accuracy {point.dev_accuracy:.0%}, "
-        f"nearness of the words {point.nearness:.2f})"
+        f"cosine of the words {point.cosine:.2f})"
     )
 
 
-def _push(push: Push) -> str:
-    toward = ", ".join(_line(word) for word in push.toward[:MOST_TOWARD])
+def _push(push: Substitution) -> str:
+    toward = ", ".join(_line(word) for word in push.replacements[:MOST_TOWARD])
     return f"- position {push.position + 1}, now near {_line(push.word)}: toward {toward}"
 
 
@@ -119,7 +119,7 @@ def _measured(measured: Measured) -> str:
     return f"- {_line(measured.words)} (loss {measured.loss:.3f}, accuracy {measured.accuracy:.0%})"
 
 
-def _fate(fate: Fate) -> str:
+def _fate(fate: CandidateOutcome) -> str:
     said = {
         "adopted": "adopted: after training it beat the prompt of the gradients",
         "dropped": "dropped: after training it was no better",
@@ -128,7 +128,7 @@ def _fate(fate: Fate) -> str:
         "empty": "not usable",
         "stale": "came too late",
         "unfinished": "still in training when the run ended",
-    }[fate.fate]
+    }[fate.outcome]
     numbers = [
         f"loss {fate.score:.3f}" if fate.score is not None else "",
         f"gain {fate.gain:+.3f}" if fate.gain is not None else "",

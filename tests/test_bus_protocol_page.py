@@ -21,8 +21,8 @@ def test_the_example_is_a_proposer(tmp_path):
     end = BusServer(BusSettings(bind="tcp://127.0.0.1:*"), run="r")
     child = subprocess.Popen([sys.executable, "example.py", end.endpoint], cwd=tmp_path)
     digest = Digest(
-        run="r", sequence=0, step=0, budget=10, task="Sort the mail.", labels=["ham", "spam"], tokens=4, wanted=2,
-        trajectory=[], pushes=[], slope=None, best=[], fates=[],
+        run="r", sequence=0, step=0, budget=10, task="Sort the mail.", labels=["ham", "spam"], num_tokens=4,
+        num_candidates=2, trajectory=[], substitutions=[], slope=None, best=[], outcomes=[],
     )  # fmt: skip
     answers = []
     try:

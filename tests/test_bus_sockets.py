@@ -18,7 +18,7 @@ import zmq
 from bus.channel import Answer
 from bus.client import BusClient
 from bus.codec import decode, encode
-from bus.messages import Bye, Digest, Fate, Outcome, Proposal, Ready, Reject, Usage, Work
+from bus.messages import Bye, CandidateOutcome, Digest, Outcomes, Proposal, Ready, Reject, Usage, Work
 from bus.server import BusServer
 from shared.errors import UserError
 from shared.settings import BusSettings
@@ -63,16 +63,16 @@ TRAINER = """
             if isinstance(event, Answer):
                 print(time.monotonic(), flush=True)
         if end.can_lease():
-            end.lease(Digest(run="r", sequence=step, step=step, budget=10**9, task="t", labels=["a", "b"], tokens=4,
-                wanted=2, trajectory=[], pushes=[], slope=None, best=[], fates=[]), 1)
+            end.lease(Digest(run="r", sequence=step, step=step, budget=10**9, task="t", labels=["a", "b"], num_tokens=4,
+                num_candidates=2, trajectory=[], substitutions=[], slope=None, best=[], outcomes=[]), 1)
         time.sleep(0.01)
 """
 
 
 def digest(step=0):
     return Digest(
-        run="r", sequence=step, step=step, budget=10, task="t", labels=["a", "b"], tokens=4, wanted=2,
-        trajectory=[], pushes=[], slope=None, best=[], fates=[],
+        run="r", sequence=step, step=step, budget=10, task="t", labels=["a", "b"], num_tokens=4, num_candidates=2,
+        trajectory=[], substitutions=[], slope=None, best=[], outcomes=[],
     )  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def replied(end, dealer):
 
     until(lambda: dealer.poll(1))
     message = decode(dealer.recv(), LIMIT)
-    return replied(end, dealer) if message.kind == "heard" else message
+    return replied(end, dealer) if message.kind == "ack" else message
 
 
 def test_work_goes_out_and_its_answer_comes_back():
@@ -190,14 +190,16 @@ def test_work_goes_out_and_its_answer_comes_back():
 
 
 def test_outcomes_and_bye_reach_everyone():
-    outcome = Outcome(run="r", lease="l", step=3, fates=[Fate(words="w", fate="adopted", score=1.0, gain=0.1)])
+    outcome = Outcomes(
+        run="r", lease="l", step=3, outcomes=[CandidateOutcome(words="w", outcome="adopted", score=1.0, gain=0.1)]
+    )
     with trainer() as end, proposer(end.endpoint) as one, proposer(end.endpoint) as two:
         one.ready(1, {})
         two.ready(0, {})
         until(lambda: pump(one, two) or end.counts().peers == 2)
         end.tell(outcome)
-        assert received(one, Outcome) == outcome
-        assert received(two, Outcome) == outcome
+        assert received(one, Outcomes) == outcome
+        assert received(two, Outcomes) == outcome
 
 
 def test_a_leaving_trainer_says_bye():
@@ -317,7 +319,7 @@ def test_both_sides_go_on_after_a_stop_longer_than_the_heartbeats():
         assert partner.poll() is None
 
 
-READY = {"v": 1, "kind": "ready", "name": "n", "model": "m", "credits": 1, "holding": []}
+READY = {"v": 2, "kind": "ready", "name": "n", "model": "m", "credits": 1, "holding": []}
 
 MISUSES = {
     "garbage": ([b"\x00garbage"], "malformed"),
@@ -325,8 +327,8 @@ MISUSES = {
     "two frames": ([msgpack.packb(READY), b"more"], "malformed"),
     "a thousand frames": ([b""] * 1000, "malformed"),
     "as REQ sends it": ([b"", msgpack.packb(READY)], "malformed"),
-    "another version": ([msgpack.packb({**READY, "v": 2})], "version"),
-    "a trainer's message": ([msgpack.packb({"v": 1, "kind": "heard", "run": "r"})], "malformed"),
+    "another version": ([msgpack.packb({**READY, "v": 1})], "version"),
+    "a trainer's message": ([msgpack.packb({"v": 2, "kind": "ack", "run": "r"})], "malformed"),
     "an unknown lease": (
         [encode(Proposal(lease="x", model="m", candidates=[], usage=Usage(seconds=0)), LIMIT)],
         "lease",
@@ -344,8 +346,8 @@ def test_what_cannot_be_used_is_rejected(frames, reason):
 
 def test_rejects_are_not_answered():
     with trainer() as end, stranger(end.endpoint) as dealer:
-        dealer.send(msgpack.packb({"v": 2, "kind": "reject", "reason": "version"}))
-        dealer.send(msgpack.packb({"v": 1, "kind": "reject", "reason": "whatever"}))
+        dealer.send(msgpack.packb({"v": 1, "kind": "reject", "reason": "version"}))
+        dealer.send(msgpack.packb({"v": 2, "kind": "reject", "reason": "whatever"}))
         dealer.send(b"garbage")
         assert replied(end, dealer).reason == "malformed"
         assert end.counts().rejected == {"version": 1, "malformed": 2}
@@ -385,7 +387,7 @@ def test_a_proposer_survives_a_strange_trainer(caplog):
         until(lambda: peer.receive(0.01) or router.poll(1))
         name, ready = router.recv_multipart()
         assert decode(ready, LIMIT) == Ready(name="p", model="m", credits=1, holding=[])
-        for frames in [b"garbage"], [b"", b""], [msgpack.packb({"v": 2, "kind": "heard"})], [encode(Bye(), LIMIT)]:
+        for frames in [b"garbage"], [b"", b""], [msgpack.packb({"v": 1, "kind": "ack"})], [encode(Bye(), LIMIT)]:
             router.send_multipart([name, *frames])
         assert received(peer, Bye) == Bye()
         assert peer.bad_frames == {"malformed": 2, "version": 1}
@@ -423,7 +425,9 @@ def test_a_flood_does_not_starve_the_others():
 
 
 def test_who_reads_nothing_blocks_nobody():
-    outcome = Outcome(run="r", lease="l", step=1, fates=[Fate(words="w" * 2000, fate="dropped")] * 64)
+    outcome = Outcomes(
+        run="r", lease="l", step=1, outcomes=[CandidateOutcome(words="w" * 2000, outcome="dropped")] * 64
+    )
     with trainer() as end, stranger(end.endpoint) as dealer:
         dealer.send(encode(Ready(name="deaf", model="m", credits=0, holding=[]), LIMIT))
         until(lambda: end.counts().peers == 1)

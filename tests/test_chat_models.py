@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from llm_server import CANDIDATES, LLMServer
 
-from bus.messages import Digest, Fate, Measured
+from bus.messages import CandidateOutcome, Digest, Measured
 from proposer.chain import ProposalChain
 from proposer.chat_models import choose_kind, make_model
 from proposer.llm_errors import describe, is_timeout
@@ -27,13 +27,13 @@ DIGEST = Digest(
     budget=400,
     task="Sort news articles by topic.",
     labels=["world", "sports", "business", "technology"],
-    tokens=8,
-    wanted=8,
+    num_tokens=8,
+    num_candidates=8,
     trajectory=[],
-    pushes=[],
+    substitutions=[],
     slope=None,
     best=[Measured(words="a text about", loss=1.4, accuracy=0.4)],
-    fates=[],
+    outcomes=[],
 )
 
 needs_embedded = pytest.mark.skipif(
@@ -59,8 +59,8 @@ def make(model, **values):
     return make_model(ProposerSettings(model=model, **values))
 
 
-def ask(model, kind="instruct", seconds=30.0, digest=DIGEST, fates=()):
-    return ProposalChain(model, kind).ask(digest, list(fates), time.monotonic() + seconds)
+def ask(model, kind="instruct", seconds=30.0, digest=DIGEST, outcomes=()):
+    return ProposalChain(model, kind).ask(digest, list(outcomes), time.monotonic() + seconds)
 
 
 def failure(model, seconds=30.0):
@@ -150,8 +150,8 @@ def test_a_chat_model_can_be_asked_to_continue(server):
 
 
 def test_what_was_tried_is_not_proposed_again(server):
-    tried = Fate(words="This  article covers", fate="dropped")
-    answer = ask(make("ollama:some-model", base_url=server.url), fates=[tried])
+    tried = CandidateOutcome(words="This  article covers", outcome="dropped")
+    answer = ask(make("ollama:some-model", base_url=server.url), outcomes=[tried])
     assert answer.candidates == [CANDIDATES[0], CANDIDATES[2]]
     assert answer.dropped == 1
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_settings
 
-from bus.messages import Fate
+from bus.messages import CandidateOutcome
 from shared.errors import UserError
 from trainer.runs.checkpoint import load_checkpoint, save_checkpoint
 from trainer.runs.directory import CHECKPOINT as FILE
@@ -45,7 +45,7 @@ def make_state(fruit, starts):
     trajectory = Trajectory()
     trajectory.evaluated(0, lanes[0].prompt, EvalResult(1.0, 0.5), fruit, SETTINGS)
     trajectory.step(0.7)
-    trajectory.fates.append(Fate(words="plum", fate="dropped", score=0.4, gain=-0.2))
+    trajectory.outcomes.append(CandidateOutcome(words="plum", outcome="dropped", score=0.4, gain=-0.2))
     restarts = Restarts(SETTINGS.restarts, SETTINGS.steps)
     restarts.receive(["plum", "olive", "date"], "l1", 0, 3)
     restarts.scored([0.0, 0.1, 0.2])

@@ -192,9 +192,9 @@ def test_known_labels_are_those_of_the_bus():
     from typing import get_args
 
     from bus.leases import Ending
-    from bus.messages import Fate, Reject
+    from bus.messages import CandidateOutcome, Reject
 
-    assert get_args(Fate.model_fields["fate"].annotation) == FATES
+    assert get_args(CandidateOutcome.model_fields["outcome"].annotation) == FATES
     assert get_args(Ending) == LEASE_OUTCOMES
     assert set(REJECT_REASONS) < set(get_args(Reject.model_fields["reason"].annotation))
 

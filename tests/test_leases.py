@@ -13,8 +13,8 @@ from bus.leases import Ended, Leases
 from bus.messages import Digest
 
 DIGEST = Digest(
-    run="r", sequence=0, step=0, budget=10, task="t", labels=["a", "b"], tokens=4, wanted=2,
-    trajectory=[], pushes=[], slope=None, best=[], fates=[],
+    run="r", sequence=0, step=0, budget=10, task="t", labels=["a", "b"], num_tokens=4, num_candidates=2,
+    trajectory=[], substitutions=[], slope=None, best=[], outcomes=[],
 )  # fmt: skip
 
 

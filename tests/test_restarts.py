@@ -117,7 +117,7 @@ def test_a_trial_is_won_by_the_lower_loss_and_says_by_how_much(incumbent, challe
     measure(restarts, {"a": 0.5})
     begin(restarts, 7)
     judged = restarts.judge(7, incumbent, challenger)
-    assert (judged.fate, judged.words, judged.score) == (fate, "a", 0.5)
+    assert (judged.outcome, judged.words, judged.score) == (fate, "a", 0.5)
     assert judged.gain == pytest.approx(incumbent - challenger)
     assert restarts.tally.adopted == (fate == "adopted")
     assert not restarts.trials
@@ -127,7 +127,7 @@ def test_a_draw_keeps_the_incumbent():
     restarts = machine()
     measure(restarts, {"a": 0.5})
     begin(restarts, 1)
-    assert restarts.judge(1, 0.7, 0.7).fate == "dropped"
+    assert restarts.judge(1, 0.7, 0.7).outcome == "dropped"
 
 
 def test_a_challenger_is_due_when_it_has_trained_its_steps():
@@ -145,7 +145,7 @@ def test_greedy_starts_only_what_scores_better_than_the_incumbent():
     assert restarts.start(0, 0.4, 0) is None
     candidate = restarts.start(0, 0.8, 0)
     fate = restarts.replaced(candidate, 0.8)
-    assert (fate.fate, fate.words, fate.score) == ("adopted", "a", 0.5)
+    assert (fate.outcome, fate.words, fate.score) == ("adopted", "a", 0.5)
     assert fate.gain == pytest.approx(0.3)
     assert restarts.tally.adopted == 1
 
@@ -179,14 +179,14 @@ def test_what_was_tried_is_not_measured_again(again):
     restarts = machine()
     assert not measure(restarts, {"a text": 1.0})
     fresh, (fate,) = receive(restarts, [again])
-    assert not fresh and fate.fate == "duplicate"
+    assert not fresh and fate.outcome == "duplicate"
     assert restarts.tally.duplicates == 1
 
 
 def test_a_proposal_that_repeats_itself_is_measured_once():
     fresh, fates = receive(machine(), ["one", "two", "One", "one"])
     assert [candidate.words for candidate in fresh] == ["one", "two"]
-    assert [fate.fate for fate in fates] == ["duplicate", "duplicate"]
+    assert [fate.outcome for fate in fates] == ["duplicate", "duplicate"]
 
 
 def test_the_start_of_the_run_counts_as_tried():
@@ -199,14 +199,14 @@ def test_the_start_of_the_run_counts_as_tried():
 def test_what_holds_nothing_is_empty(empty):
     restarts = machine()
     fresh, (fate,) = receive(restarts, [empty])
-    assert not fresh and fate.fate == "empty"
+    assert not fresh and fate.outcome == "empty"
 
 
 def test_what_comes_too_late_is_stale_and_is_not_measured():
     restarts = machine(budget=100)
     fresh, fates = receive(restarts, ["a", "", "a"], lane_steps=95)
     assert not fresh
-    assert [fate.fate for fate in fates] == ["stale", "empty", "duplicate"]
+    assert [fate.outcome for fate in fates] == ["stale", "empty", "duplicate"]
     assert restarts.tally.stale == 1
 
 
@@ -243,7 +243,7 @@ def test_at_the_end_the_waiting_were_outscored_and_the_tried_are_unfinished():
     restarts = machine()
     measure(restarts, {"a": 0.1, "b": 0.2, "c": 0.3})
     begin(restarts, 1)
-    ended = {candidate.words: (fate.fate, fate.score) for candidate, fate in restarts.finish()}
+    ended = {candidate.words: (fate.outcome, fate.score) for candidate, fate in restarts.finish()}
     assert ended == {"a": ("unfinished", 0.1), "b": ("outscored", 0.2), "c": ("outscored", 0.3)}
     assert restarts.finish() == []
 
@@ -311,7 +311,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
             self.end(fate)
         after = self.restarts.tally
         assert after.candidates - before["candidates"] == len(proposed)
-        assert after.duplicates - before["duplicates"] == sum(fate.fate == "duplicate" for fate in fates)
+        assert after.duplicates - before["duplicates"] == sum(fate.outcome == "duplicate" for fate in fates)
 
     @rule()
     def measure(self):
@@ -345,7 +345,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
             self.lanes[lane] += 1
             if self.restarts.due(lane, self.lanes[lane]):
                 fate = self.restarts.judge(lane, self.loss, score)
-                assert (fate.fate == "adopted") == (score < self.loss)
+                assert (fate.outcome == "adopted") == (score < self.loss)
                 assert fate.gain == self.loss - score
                 self.loss = min(self.loss, score)
                 self.end(fate)
@@ -362,7 +362,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
     def finish(self):
         self.done = True
         for _, fate in self.restarts.finish():
-            assert fate.fate != "unfinished" or fate.score is None, "a trial was begun that the budget could not end"
+            assert fate.outcome != "unfinished" or fate.score is None, "a trial was begun that the budget could not end"
             self.end(fate)
 
     @invariant()

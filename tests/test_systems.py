@@ -87,7 +87,7 @@ def test_the_papers_rounds_come_after_the_first_epochs_and_the_best_candidate_re
     scored = [event["scored"] for event in events if event["kind"] == "candidates"]
     assert [event["step"] for event in events if event["kind"] == "digest"] == [23, 46]
     assert [(event["asked"], event["step"]) for event in rounds] == [(23, 23), (46, 46)]
-    adopted = [event["words"] for event in events if event["kind"] == "outcome" and event["fate"] == "adopted"]
+    adopted = [event["words"] for event in events if event["kind"] == "outcome" and event["outcome"] == "adopted"]
     best = [min(candidates, key=lambda candidate: candidate["score"])["words"] for candidates in scored]
     assert best and best == adopted
 

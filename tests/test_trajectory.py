@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.codec import decode, encode
-from bus.messages import Digest, Fate, Work
+from bus.messages import CandidateOutcome, Digest, Work
 from trainer.search.evaluation import EvalResult
 from trainer.search.trajectory import RECENT, Trajectory
 
@@ -79,7 +79,7 @@ def test_a_point_tells_the_words_how_near_they_are_and_the_mean_loss_since_the_l
     trajectory = Trajectory()
     mark(trajectory, fruit, [1.0])
     assert trajectory.points[0].words == "kiwi fig"
-    assert trajectory.points[0].nearness == pytest.approx(1.0, abs=1e-5)
+    assert trajectory.points[0].cosine == pytest.approx(1.0, abs=1e-5)
     assert trajectory.points[0].train_loss is None
     for loss in (3.0, 1.0):
         trajectory.step(loss)
@@ -107,11 +107,11 @@ def test_the_first_digest_needs_no_step(fruit):
     mark(trajectory, fruit, [1.0])
     trajectory.measure("kiwi fig", EvalResult(1.0, 0.5))
     first = digest(trajectory, fruit)
-    assert first.slope is None and first.pushes == []
+    assert first.slope is None and first.substitutions == []
     assert (first.step, first.sequence, first.run) == (0, 1, "run")
     assert [entry.words for entry in first.best] == ["kiwi fig"]
     assert first.labels == LABELS and first.task == SETTINGS.task.description
-    assert (first.budget, first.wanted, first.tokens) == (20, 3, 8)
+    assert (first.budget, first.num_candidates, first.num_tokens) == (20, 3, 8)
     assert encoded(first)
     assert digest(trajectory, fruit).sequence == 2
 
@@ -123,8 +123,10 @@ def test_a_digest_says_where_the_gradient_pushes(fruit):
         trajectory.step(loss)
     gradient = torch.stack([-fruit.embed("plum", 1)[0], torch.full((6,), 2.0)])
     told = digest(trajectory, fruit, gradient, lane_steps=2)
-    assert [(push.position, push.word) for push in told.pushes] == [(0, "kiwi"), (1, "fig")]
-    assert [push.toward for push in told.pushes] == fruit.hotflip_candidates(gradient, len(told.pushes[0].toward))
+    assert [(push.position, push.word) for push in told.substitutions] == [(0, "kiwi"), (1, "fig")]
+    assert [push.replacements for push in told.substitutions] == fruit.hotflip_candidates(
+        gradient, len(told.substitutions[0].replacements)
+    )
     assert told.slope.loss_per_step == pytest.approx(-0.25)
     assert told.slope.gradient_norm == pytest.approx(float(np.linalg.norm(gradient.numpy())), rel=1e-5)
     assert told.slope.plateau is False
@@ -135,11 +137,11 @@ def test_a_digest_tells_the_best_prompts_first_and_the_newest_fates(fruit):
     mark(trajectory, fruit, [1.0])
     for number in range(100):
         trajectory.measure(f"prompt {number}", EvalResult((number * 37) % 100 / 100, 0.5))
-        trajectory.fates.append(Fate(words=f"prompt {number}", fate="dropped"))
+        trajectory.outcomes.append(CandidateOutcome(words=f"prompt {number}", outcome="dropped"))
     told = digest(trajectory, fruit)
     losses = [entry.loss for entry in told.best]
     assert losses == sorted(losses) and losses[0] == 0.0 and 1 < len(losses) <= 64
-    assert told.fates == trajectory.fates[-len(told.fates) :] and told.fates[-1].words == "prompt 99"
+    assert told.outcomes == trajectory.outcomes[-len(told.outcomes) :] and told.outcomes[-1].words == "prompt 99"
 
 
 def test_a_long_trajectory_is_sampled_with_both_its_ends(fruit):
@@ -157,7 +159,9 @@ def test_a_digest_stays_small_whatever_happened(fruit):
     mark(trajectory, fruit, [1.0] * 300, words="cherry lemon melon mango peach quince olive berry")
     for number in range(1000):
         trajectory.measure(f"{number} " + "x" * 195, EvalResult(number / 7, 0.5))
-        trajectory.fates.append(Fate(words=f"{number} " + "y" * 195, fate="dropped", score=1.0, gain=-0.1))
+        trajectory.outcomes.append(
+            CandidateOutcome(words=f"{number} " + "y" * 195, outcome="dropped", score=1.0, gain=-0.1)
+        )
         trajectory.step(1.0)
     told = digest(trajectory, fruit, torch.randn(2, 6), lane_steps=2990)
     assert len(encoded(told)) < 16 * 1024
@@ -174,7 +178,7 @@ def test_the_longest_prompt_still_gives_a_digest():
     trajectory = Trajectory()
     mark(trajectory, vocabulary, [1.0, 0.9], words, settings)
     told = digest(trajectory, vocabulary, torch.randn(256, 6), words=words, settings=settings)
-    assert len(told.pushes) == 256 and told.trajectory[0].words.startswith("characteristically")
+    assert len(told.substitutions) == 256 and told.trajectory[0].words.startswith("characteristically")
     assert encoded(told)
 
 
@@ -184,7 +188,7 @@ def test_a_saved_trajectory_goes_on_as_it_was(fruit):
     for loss in (1.0, 0.5, 0.7):
         trajectory.step(loss)
     trajectory.measure("kiwi", EvalResult(0.4, 0.75))
-    trajectory.fates.append(Fate(words="kiwi", fate="adopted", score=0.4, gain=0.1))
+    trajectory.outcomes.append(CandidateOutcome(words="kiwi", outcome="adopted", score=0.4, gain=0.1))
     digest(trajectory, fruit)
     again = Trajectory.from_state_dict(json.loads(json.dumps(trajectory.state_dict())))
     gradient = torch.ones(2, 6)

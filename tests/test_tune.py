@@ -134,7 +134,7 @@ def test_the_budget_ends_exactly_and_every_candidate_comes_to_an_end(runs, polic
     for line in (runs.root / name / "record.jsonl").read_text().splitlines():
         message = json.loads(line)["event"]
         if message["kind"] == "outcome":
-            told.update(fate["fate"] for fate in message["fates"])
+            told.update(fate["outcome"] for fate in message["outcomes"])
     assert told.total() == tally.candidates
     assert told["adopted"] == tally.adopted and told["duplicate"] == tally.duplicates
     if policy == "trial":
@@ -158,17 +158,17 @@ class Script:
     def __init__(self, *answers):
         self.answers = list(answers)
         self.digests = []
-        self.fates = []
+        self.outcomes = []
 
     def __call__(self, digest):
         self.digests.append(digest)
         return self.answers.pop(0) if self.answers else None
 
     def hear(self, outcome):
-        self.fates += outcome.fates
+        self.outcomes += outcome.outcomes
 
     def fate(self, words):
-        (fate,) = [fate for fate in self.fates if fate.words == words]
+        (fate,) = [fate for fate in self.outcomes if fate.words == words]
         return fate
 
 
@@ -187,8 +187,8 @@ def play(runs, name, script, policy="trial", words=BAD, **restarts):
 def test_a_good_candidate_is_adopted(runs, policy):
     script = Script([GOOD])
     _, state = play(runs, f"good-{policy}", script, policy)
-    fate = script.fate(GOOD)
-    assert fate.fate == "adopted" and fate.gain > 0
+    fate = script.outcome(GOOD)
+    assert fate.outcome == "adopted" and fate.gain > 0
     assert [origin.words for origin in state.lanes[0].lineage] == [BAD, GOOD]
     assert state.restarts.tally.adopted == 1
     assert state.dev.loss < runs.events(f"good-{policy}", "evaluation")[0]["dev_loss"] - 0.2
@@ -198,8 +198,8 @@ def test_a_good_candidate_is_adopted(runs, policy):
 def test_a_bad_candidate_is_adopted_only_by_always(runs, slow, policy, end):
     script = Script([BAD])
     _, state = play(runs, f"bad-{policy}", script, policy, GOOD)
-    fate = script.fate(BAD)
-    assert fate.fate == end and fate.score > runs.events(f"bad-{policy}", "evaluation")[0]["dev_loss"]
+    fate = script.outcome(BAD)
+    assert fate.outcome == end and fate.score > runs.events(f"bad-{policy}", "evaluation")[0]["dev_loss"]
     assert state.restarts.tally.adopted == (end == "adopted")
     if end == "adopted":
         assert fate.gain < 0 and state.lanes[0].lineage[-1].words == BAD
@@ -226,10 +226,12 @@ def test_the_first_digest_goes_out_before_the_first_step_and_later_ones_tell_of_
     play(runs, "digests", script)
     first, second, *_ = script.digests
     assert first.step == 0 and first.slope is None
-    assert first.pushes and all(push.toward for push in first.pushes)  # the start's gradient, before any step
+    assert first.substitutions and all(
+        push.replacements for push in first.substitutions
+    )  # the start's gradient, before any step
     assert [entry.words for entry in first.best] == [BAD]
-    assert second.step >= 8 and second.pushes
-    assert len(second.pushes) > 0 and second.pushes[0].toward
+    assert second.step >= 8 and second.substitutions
+    assert len(second.substitutions) > 0 and second.substitutions[0].replacements
     assert second.best[0].words == GOOD and second.best[0].loss < first.best[0].loss
     assert [digest.sequence for digest in script.digests] == list(range(1, len(script.digests) + 1))
     assert runs.events("digests", "digest")[0]["step"] == 0
@@ -244,15 +246,15 @@ def test_nasty_candidates_do_no_harm(runs, policy):
     script = Script(NASTY, [GOOD.upper(), GOOD, f" {GOOD}\n"], *([words] for words in NASTY))
     result, state = play(runs, f"nasty-{policy}", script, policy, request_every=2, trial_steps=2)
     assert state.lane_steps == 20 and result.tuned.class_embeddings.isfinite().all()
-    assert len(script.fates) == state.restarts.tally.candidates
-    assert Counter(fate.fate for fate in script.fates)["duplicate"] >= 2
-    assert all(len(fate.words) <= 200 and fate.words.isprintable() for fate in script.fates)
+    assert len(script.outcomes) == state.restarts.tally.candidates
+    assert Counter(fate.outcome for fate in script.outcomes)["duplicate"] >= 2
+    assert all(len(fate.words) <= 200 and fate.words.isprintable() for fate in script.outcomes)
 
 
 def test_the_start_is_not_tried_again_however_it_is_written(runs):
     script = Script([GOOD, GOOD.title()])
     _, state = play(runs, "again", script, words=f" {GOOD.upper().replace(' ', '   ')} ")
-    assert [fate.fate for fate in script.fates] == ["duplicate", "duplicate"]
+    assert [fate.outcome for fate in script.outcomes] == ["duplicate", "duplicate"]
     assert state.restarts.tally.duplicates == 2 and state.restarts.tally.scored == 0
 
 
@@ -265,7 +267,7 @@ def test_a_recorded_run_is_replayed_without_its_proposer(runs):
     assert_same(replayed, recorded)
     assert vars(replayed[1].restarts.tally) == vars(recorded[1].restarts.tally)
     record, again = ((runs.root / name / "record.jsonl").read_text().splitlines() for name in ("recorded", "replayed"))
-    fates = [[json.loads(line)["event"].get("fates") for line in lines] for lines in (record, again)]
+    fates = [[json.loads(line)["event"].get("outcomes") for line in lines] for lines in (record, again)]
     assert fates[0] == fates[1] and any(fates[0])
 
 
@@ -299,7 +301,7 @@ def test_a_round_that_a_stop_breaks_off_is_held_after_the_resume(runs):
     script = Script([GOOD])
     runs.tune("broken-round", **{**sync, "propose": script, "hear": script.hear})
     assert [digest.step for digest in script.digests][:2] == [0, 10]
-    assert script.fate(GOOD)
+    assert script.outcome(GOOD)
 
 
 # As a program

@@ -14,7 +14,7 @@ from math import isfinite
 import torch
 
 from bus.channel import Answer, Channel
-from bus.messages import Digest, Fate, Outcome
+from bus.messages import CandidateOutcome, Digest, Outcomes
 from shared.errors import UserError
 from shared.health import Health
 from shared.metrics import TrainerMetrics
@@ -302,7 +302,7 @@ class Loop:
         candidate = state.restarts.trials[challenger.number].candidate
         fate = state.restarts.judge(challenger.number, incumbent.loss, contender.loss)
         state.lanes.remove(challenger)
-        if fate.fate == "adopted":
+        if fate.outcome == "adopted":
             state.dev = contender
             self._adopt(challenger)
         self.metrics.trial_gain.observe(incumbent.loss - contender.loss)
@@ -312,23 +312,23 @@ class Loop:
         self.state.lanes[0] = lane
         self.state.trajectory.restarted()
 
-    def _conclude(self, candidate: Candidate, fate: Fate, lane: Lane) -> None:
+    def _conclude(self, candidate: Candidate, fate: CandidateOutcome, lane: Lane) -> None:
         self.reporter.judged(lane, fate, self.state.lane_steps)
         self._tell(candidate.lease, [fate])
 
-    def _pass_over(self, lease: str, fates: list[Fate]) -> None:
+    def _pass_over(self, lease: str, fates: list[CandidateOutcome]) -> None:
         self.reporter.passed_over(fates, self.state.lane_steps)
         self._tell(lease, fates)
 
-    def _tell(self, lease: str, fates: list[Fate]) -> None:
+    def _tell(self, lease: str, fates: list[CandidateOutcome]) -> None:
         """Tell proposers, digests and metrics what became of candidates."""
         if not fates:
             return
-        self.state.trajectory.fates += fates
+        self.state.trajectory.outcomes += fates
         for fate in fates:
-            self.metrics.candidates.inc(fate.fate)
+            self.metrics.candidates.inc(fate.outcome)
         if self.end is not None:
-            self.end.tell(Outcome(run=self.folder.name, lease=lease, step=self.state.lane_steps, fates=fates))
+            self.end.tell(Outcomes(run=self.folder.name, lease=lease, step=self.state.lane_steps, outcomes=fates))
 
     def _finish(self) -> None:
         ended = self.state.restarts.finish()

@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict
 
 from bus.channel import Answer
-from bus.messages import Digest, Fate, Point
+from bus.messages import CandidateOutcome, Digest, Point
 from trainer.progress import step_bar
 from trainer.runs.directory import RunDirectory
 from trainer.search.evaluation import EvalResult
@@ -61,8 +61,8 @@ class Reporter:
 
     def asked(self, digest: Digest) -> None:
         """A digest was leased."""
-        self._folder.log("digest", step=digest.step, sequence=digest.sequence, wanted=digest.wanted)
-        log.info("step %d  asked for %d prompts", digest.step, digest.wanted)
+        self._folder.log("digest", step=digest.step, sequence=digest.sequence, wanted=digest.num_candidates)
+        log.info("step %d  asked for %d prompts", digest.step, digest.num_candidates)
 
     def unanswered(self, seconds: float) -> None:
         """A round of sync mode went by without an answer."""
@@ -101,25 +101,25 @@ class Reporter:
             incumbent.loss,
         )
 
-    def judged(self, lane: Lane, fate: Fate, lane_steps: int) -> None:
+    def judged(self, lane: Lane, fate: CandidateOutcome, lane_steps: int) -> None:
         """A trial ended, or a candidate replaced the incumbent."""
         self._folder.log("outcome", step=lane_steps, lane=lane.number, **fate.model_dump())
         log.info(
             "step %d  lane %d %s, dev loss %.3f %s: %r",
             lane_steps,
             lane.number,
-            fate.fate,
+            fate.outcome,
             abs(fate.gain or 0.0),
             "lower" if (fate.gain or 0.0) > 0 else "higher",
             fate.words,
         )
 
-    def passed_over(self, fates: list[Fate], lane_steps: int) -> None:
+    def passed_over(self, fates: list[CandidateOutcome], lane_steps: int) -> None:
         """Candidates that no lane tries, and why."""
         for fate in fates:
             self._folder.log("outcome", step=lane_steps, **fate.model_dump())
-        for reason in dict.fromkeys(fate.fate for fate in fates):
-            words = ", ".join(repr(fate.words) for fate in fates if fate.fate == reason)
+        for reason in dict.fromkeys(fate.outcome for fate in fates):
+            words = ", ".join(repr(fate.words) for fate in fates if fate.outcome == reason)
             log.info("step %d  %s: %s", lane_steps, reason, words)
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ class PromptInit:
     def propose(self, digest: Digest) -> list[str]:
         """The controls: as many starts as an LLM is asked for, from noise or from words drawn at random."""
         draw = self._noise if self._settings.restarts.source == "random" else self._draw
-        return [draw() for _ in range(digest.wanted)]
+        return [draw() for _ in range(digest.num_candidates)]
 
     def _draw(self) -> str:
         """A few words drawn uniformly from the vocabulary, each one token."""

@@ -7,7 +7,7 @@ measures, trains and reports back.
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bus.messages import Fate
+from bus.messages import CandidateOutcome
 from shared.settings import RestartSettings
 from shared.text import clean, cut
 
@@ -103,7 +103,7 @@ class Restarts:
         """A round of sync mode brought no answer; the next is due as if it had."""
         self.next_request = self._next(lane_steps)
 
-    def receive(self, words: list[str], lease: str, asked: int, lane_steps: int) -> list[Fate]:
+    def receive(self, words: list[str], lease: str, asked: int, lane_steps: int) -> list[CandidateOutcome]:
         """Take a proposal: candidates that are new become `unscored`; the fates of the others.
 
         Args:
@@ -116,15 +116,15 @@ class Restarts:
         self.tally.candidates += len(words)
         late = not self.has_room(lane_steps)
         self.tally.stale += late
-        fates: list[Fate] = []
+        fates: list[CandidateOutcome] = []
         for cleaned in map(clean_words, words):
             if not cleaned:
-                fates.append(Fate(words="", fate="empty"))
+                fates.append(CandidateOutcome(words="", outcome="empty"))
             elif not self.notice(cleaned):
                 self.tally.duplicates += 1
-                fates.append(Fate(words=cleaned, fate="duplicate"))
+                fates.append(CandidateOutcome(words=cleaned, outcome="duplicate"))
             elif late:
-                fates.append(Fate(words=cleaned, fate="stale"))
+                fates.append(CandidateOutcome(words=cleaned, outcome="stale"))
             else:
                 self.unscored.append(Candidate(cleaned, lease, asked))
         return fates
@@ -178,25 +178,29 @@ class Restarts:
         """Whether the challenger in `lane` is to be judged at this age."""
         return lane in self.trials and age >= self.trials[lane].ends
 
-    def judge(self, lane: int, incumbent_loss: float, challenger_loss: float) -> Fate:
+    def judge(self, lane: int, incumbent_loss: float, challenger_loss: float) -> CandidateOutcome:
         """End a trial: adopted only if the challenger's development loss is the lower one."""
         candidate = self.trials.pop(lane).candidate
         gain = incumbent_loss - challenger_loss
         if gain > 0:
             self.tally.adopted += 1
-        return Fate(words=candidate.words, fate="adopted" if gain > 0 else "dropped", score=candidate.score, gain=gain)
+        return CandidateOutcome(
+            words=candidate.words, outcome="adopted" if gain > 0 else "dropped", score=candidate.score, gain=gain
+        )
 
-    def replaced(self, candidate: Candidate, incumbent_loss: float) -> Fate:
+    def replaced(self, candidate: Candidate, incumbent_loss: float) -> CandidateOutcome:
         """`candidate` became the incumbent without a trial."""
         self.tally.adopted += 1
         gain = incumbent_loss - _score(candidate)
-        return Fate(words=candidate.words, fate="adopted", score=candidate.score, gain=gain)
+        return CandidateOutcome(words=candidate.words, outcome="adopted", score=candidate.score, gain=gain)
 
-    def finish(self) -> list[tuple[Candidate, Fate]]:
+    def finish(self) -> list[tuple[Candidate, CandidateOutcome]]:
         """The budget is spent: what was waiting was outscored, what was to be measured or on trial stays unfinished."""
         ended = [(candidate, outscored(candidate)) for candidate in self.waiting]
         for candidate in (*self.unscored, *(trial.candidate for trial in self.trials.values())):
-            ended.append((candidate, Fate(words=candidate.words, fate="unfinished", score=candidate.score)))
+            ended.append(
+                (candidate, CandidateOutcome(words=candidate.words, outcome="unfinished", score=candidate.score))
+            )
         self.unscored, self.waiting, self.trials = [], [], {}
         return ended
 
@@ -231,9 +235,9 @@ class Restarts:
         )
 
 
-def outscored(candidate: Candidate) -> Fate:
+def outscored(candidate: Candidate) -> CandidateOutcome:
     """The fate of a candidate that was measured and never tried."""
-    return Fate(words=candidate.words, fate="outscored", score=candidate.score)
+    return CandidateOutcome(words=candidate.words, outcome="outscored", score=candidate.score)
 
 
 def clean_words(raw: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bus.messages import Digest, Fate, Measured, Point, Push, Slope
+from bus.messages import CandidateOutcome, Digest, Measured, Point, Slope, Substitution
 from shared.settings import Settings
 from shared.subsampling import subsample
 from trainer.backbones.vocabulary import Vocabulary
@@ -36,7 +36,7 @@ class Trajectory:
     points: list[Point] = field(default_factory=list)
     measured: dict[str, Measured] = field(default_factory=dict)
     """By words; the best are told to proposers."""
-    fates: list[Fate] = field(default_factory=list)
+    outcomes: list[CandidateOutcome] = field(default_factory=list)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     """The incumbent's training losses of the last steps."""
     since_point: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Trajectory:
         point = Point(
             step=lane_steps,
             words=" ".join(words)[:LONGEST_WORDS],
-            nearness=nearness,
+            cosine=nearness,
             train_loss=mean,
             dev_loss=dev.loss,
             dev_accuracy=dev.accuracy,
@@ -109,13 +109,13 @@ class Trajectory:
             budget=settings.steps,
             task=settings.task.description,
             labels=labels,
-            tokens=settings.prompt.num_tokens,
-            wanted=settings.restarts.candidates,
+            num_tokens=settings.prompt.num_tokens,
+            num_candidates=settings.restarts.candidates,
             trajectory=subsample(self.points, POINTS),
-            pushes=[] if gradient is None else _pushes(prompt, gradient, vocabulary, settings),
+            substitutions=[] if gradient is None else _pushes(prompt, gradient, vocabulary, settings),
             slope=self._slope(gradient, settings) if gradient is not None and self.recent else None,
             best=sorted(self.measured.values(), key=lambda entry: entry.loss)[:BEST],
-            fates=self.fates[-FATES:],
+            outcomes=self.outcomes[-FATES:],
         )
 
     def _slope(self, gradient: Tensor, settings: Settings) -> Slope:
@@ -127,7 +127,7 @@ class Trajectory:
         return {
             "points": [point.model_dump() for point in self.points],
             "measured": [entry.model_dump() for entry in self.measured.values()],
-            "fates": [fate.model_dump() for fate in self.fates],
+            "outcomes": [fate.model_dump() for fate in self.outcomes],
             "recent": list(self.recent),
             "since_point": self.since_point,
             "digests": self.digests,
@@ -139,17 +139,17 @@ class Trajectory:
         return cls(
             points=[Point.model_validate(entry) for entry in state["points"]],
             measured={entry["words"]: Measured.model_validate(entry) for entry in state["measured"]},
-            fates=[Fate.model_validate(entry) for entry in state["fates"]],
+            outcomes=[CandidateOutcome.model_validate(entry) for entry in state["outcomes"]],
             recent=deque(state["recent"], maxlen=RECENT),
             since_point=state["since_point"],
             digests=state["digests"],
         )
 
 
-def _pushes(prompt: Tensor, gradient: Tensor, vocabulary: Vocabulary, settings: Settings) -> list[Push]:
+def _pushes(prompt: Tensor, gradient: Tensor, vocabulary: Vocabulary, settings: Settings) -> list[Substitution]:
     now, _ = vocabulary.nearest(prompt.detach()[:PUSHES], settings.prompt.projection)
     toward = vocabulary.hotflip_candidates(gradient[:PUSHES], TOWARD)
     return [
-        Push(position=position, word=word, toward=words)
+        Substitution(position=position, word=word, replacements=words)
         for position, (word, words) in enumerate(zip(now, toward, strict=True))
     ]
