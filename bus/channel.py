@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from bus.leases import Lease
-from bus.messages import Digest, Outcome, Proposal
+from bus.messages import Digest, Outcomes, Proposal
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Channel(Protocol):
             TooLong: the digest does not fit into a frame.
         """
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcomes) -> None:
         """Send `outcome` to every proposer; never waits."""
 
     def wait(self, seconds: float) -> bool:

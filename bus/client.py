@@ -3,7 +3,7 @@
     end = ProposerEnd(endpoints, name="a", model="m", ready_seconds=2.0, max_frame_bytes=262_144)
     while running:
         for endpoint, message in end.receive(timeout_seconds=1.0):
-            ...                                 # Work, Outcome, Reject or Bye
+            ...                                 # Work, Outcomes, Reject or Bye
         end.propose(endpoint, proposal)         # for each answer that is finished
         end.ready(free_slots, holding)          # costs nothing when nothing changed
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import zmq
 
 from bus.codec import BadFrame, Malformed, TooLong, UnknownVersion, decode, encode
-from bus.messages import Bye, Heard, Message, Proposal, Ready, Reject
+from bus.messages import Ack, Bye, Message, Proposal, Ready, Reject
 from bus.sockets import QUEUE, SILENT_INTERVALS, Socket, host_of, open_socket, receive_frames, send
 from shared.errors import UserError
 
@@ -80,7 +80,7 @@ class BusClient:
         self._lines = {endpoint: self._connect(endpoint) for endpoint in endpoints}
 
     def receive(self, timeout_seconds: float) -> list[tuple[str, Message]]:
-        """What trainers said, each with its endpoint: `Work`, `Outcome`, `Reject` or `Bye`.
+        """What trainers said, each with its endpoint: `Work`, `Outcomes`, `Reject` or `Bye`.
 
         Waits up to `timeout_seconds` for the first message or a `wake`, and repeats the last `ready` meanwhile.
         """
@@ -192,7 +192,7 @@ class BusClient:
             if message is None:
                 continue
             line.heard = NEVER if isinstance(message, Bye) else time.monotonic()
-            if not isinstance(message, Heard):
+            if not isinstance(message, Ack):
                 messages.append(message)
         return messages
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 import msgpack  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
-from bus.messages import VERSION, Message, Reject, message_type
+from bus.messages import VERSION, Digest, Message, Reject, Work, message_type
 from shared.errors import UserError
 
 # The longest of each in bus/messages: 2,000 characters of text at 4 bytes, 1,000 labels, a digest's fields.
@@ -52,9 +52,28 @@ def encode(message: Message, max_bytes: int) -> bytes:
         TooLong: it would be longer than `max_bytes`.
     """
     frame: bytes = msgpack.packb(message.model_dump(mode="python"))
-    if len(frame) > max_bytes:
-        raise TooLong(f"a {message.kind} message has {len(frame)} bytes; raise bus.max_frame_bytes on both sides")
+    _check_length(message.kind, len(frame), max_bytes)
     return frame
+
+
+def encode_digest(digest: Digest, max_bytes: int) -> bytes:
+    """The part of a work message that says `digest`, for `encode_work`: it is encoded once for all its leases.
+
+    Raises:
+        TooLong: a work message with it would be longer than `max_bytes`.
+    """
+    part: bytes = msgpack.packb(digest.model_dump(mode="python"))
+    _check_length("work", len(encode_work("0" * 32, 1.0, part)), max_bytes)
+    return part
+
+
+def encode_work(lease: str, seconds: float, digest: bytes) -> bytes:
+    """The frame of a work message whose digest is encoded already."""
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_map_header(len(Work.model_fields))
+    for part in ("v", VERSION, "kind", "work", "lease", lease, "seconds", seconds, "digest"):
+        packer.pack(part)
+    return bytes(packer.bytes()) + digest
 
 
 def decode(frame: bytes, max_bytes: int) -> Message:
@@ -79,6 +98,11 @@ def decode(frame: bytes, max_bytes: int) -> Message:
         return message_type.validate_python(fields, strict=True)
     except ValidationError as error:
         raise Malformed(_first_fault(error), answerable=answerable) from None
+
+
+def _check_length(kind: str, length: int, max_bytes: int) -> None:
+    if length > max_bytes:
+        raise TooLong(f"a {kind} message has {length} bytes; raise bus.max_frame_bytes on both sides")
 
 
 def _unpack(frame: bytes) -> Any:

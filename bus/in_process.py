@@ -5,7 +5,7 @@ from math import inf
 
 from bus.channel import Answer, Counts, Event, LeaseEnded
 from bus.leases import Lease, Leases
-from bus.messages import Digest, Outcome, Proposal, Usage
+from bus.messages import Digest, Outcomes, Proposal, Usage
 
 PEER = b"in process"
 
@@ -24,7 +24,7 @@ class InProcessChannel:
         propose: Callable[[Digest], list[str] | None],
         *,
         model: str,
-        hear: Callable[[Outcome], None] | None = None,
+        hear: Callable[[Outcomes], None] | None = None,
     ) -> None:
         self._propose = propose
         self._model = model
@@ -60,7 +60,7 @@ class InProcessChannel:
             self._events.append(Answer(proposal, digest))
         return [lease]
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcomes) -> None:
         """See `bus.channel.Channel`."""
         if self._hear is not None:
             self._hear(outcome)

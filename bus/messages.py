@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 
 Short = Annotated[str, StringConstraints(max_length=200)]
 Words = Annotated[str, StringConstraints(max_length=2000)]
@@ -16,13 +16,13 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Part(BaseModel):
-    """A piece of a message; unknown fields, NaN and infinities are refused."""
+    """A part of a message; unknown fields, NaN and infinities are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Measured(Part):
-    """A prompt in words with what the development split said of it."""
+    """A prompt in words and its result on the development split."""
 
     words: Words
     loss: float
@@ -33,29 +33,30 @@ class Point(Part):
     """One sampled point of the incumbent's trajectory."""
 
     step: Count
-    """Lane-steps spent when it was taken."""
+    """Lane-steps when it was taken."""
     words: Words
     """The words nearest to each position of the prompt."""
-    nearness: float
-    """Mean cosine between the positions and those words, 1 where the prompt is words."""
+    cosine: float
+    """Mean cosine similarity of the positions and those words; 1 where the prompt is words."""
     train_loss: float | None
-    """Mean over the steps since the last point; none before the first step."""
+    """Mean over the steps since the last point; None before the first step."""
     dev_loss: float
     dev_accuracy: float
 
 
-class Push(Part):
-    """Where the gradient pushes one position of the prompt."""
+class Substitution(Part):
+    """Words that the gradient would put at one position of the prompt."""
 
     position: Count
     word: Short
     """The word it is nearest to now."""
-    toward: list[Short] = Field(max_length=16)
-    """Words whose embeddings have the most negative inner product with the gradient, best first."""
+    replacements: list[Short] = Field(max_length=16)
+    """Words whose embeddings have the most negative inner product with the gradient, best first (HotFlip,
+    arXiv 1712.06751)."""
 
 
 class Slope(Part):
-    """How the descent goes."""
+    """Progress of gradient descent."""
 
     loss_per_step: float
     """Least-squares slope of the recent training losses; negative while it improves."""
@@ -64,7 +65,7 @@ class Slope(Part):
     """True when the development loss has stopped improving."""
 
 
-class Fate(Part):
+class CandidateOutcome(Part):
     """What became of one candidate."""
 
     words: Words
@@ -82,35 +83,35 @@ class Digest(Part):
     """The gradient trajectory in words and numbers, a few KiB."""
 
     run: Short
-    """A run's name, unique for each start of a trainer."""
+    """Unique for each start of a trainer: the run's name and a random part. Proposers keep a memory for each."""
     sequence: Count
     """Counts the digests of a run."""
     step: Count
-    """Lane-steps spent."""
+    """Lane-steps so far."""
     budget: Count
     """Lane-steps in all."""
     task: Words
     """One line that says what the task is."""
     labels: list[Short] = Field(max_length=1000)
-    tokens: Annotated[int, Field(gt=0, le=256)]
-    """Longest prompt that is of use, in tokens of the backbone."""
-    wanted: Annotated[int, Field(gt=0, le=64)]
+    num_tokens: Annotated[int, Field(gt=0, le=256)]
+    """Longest useful prompt, in tokens of the backbone."""
+    num_candidates: Annotated[int, Field(gt=0, le=64)]
     """How many candidates are asked for."""
     trajectory: list[Point] = Field(max_length=64)
     """Oldest first."""
-    pushes: list[Push] = Field(max_length=256)
+    substitutions: list[Substitution] = Field(max_length=256)
     slope: Slope | None
     """None before the incumbent's first step."""
     best: list[Measured] = Field(max_length=64)
     """Prompts in words that were measured, the best first."""
-    fates: list[Fate] = Field(max_length=64)
+    outcomes: list[CandidateOutcome] = Field(max_length=64)
     """What became of earlier candidates, newest last."""
 
 
 class Ready(Part):
     """Proposer to trainer: what I can take now. Repeated, so that losing one costs nothing."""
 
-    v: Literal[1] = VERSION
+    v: Literal[2] = VERSION
     kind: Literal["ready"] = "ready"
     name: Short
     """For people and metrics; never an identity."""
@@ -121,22 +122,22 @@ class Ready(Part):
     """Leases that reached me and are not yet answered."""
 
 
-class Heard(Part):
-    """Trainer to proposer: the answer to each ready. Says that the trainer's loop is alive, not only its host."""
+class Ack(Part):
+    """Trainer to proposer: the answer to each ready. Says that the trainer's bus is alive."""
 
-    v: Literal[1] = VERSION
-    kind: Literal["heard"] = "heard"
+    v: Literal[2] = VERSION
+    kind: Literal["ack"] = "ack"
     run: Short
 
 
 class Work(Part):
     """Trainer to proposer: a lease on the newest digest."""
 
-    v: Literal[1] = VERSION
+    v: Literal[2] = VERSION
     kind: Literal["work"] = "work"
     lease: Short
     seconds: Annotated[float, Field(gt=0)]
-    """The lease is void so long after it was sent."""
+    """The lease is void this long after it was sent."""
     digest: Digest
 
 
@@ -144,14 +145,14 @@ class Usage(Part):
     """What an answer cost."""
 
     seconds: Annotated[float, Field(ge=0)]
-    tokens_in: Count | None = None
-    tokens_out: Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
 
 
 class Proposal(Part):
     """Proposer to trainer: the answer to a lease, and its end."""
 
-    v: Literal[1] = VERSION
+    v: Literal[2] = VERSION
     kind: Literal["proposal"] = "proposal"
     lease: Short
     model: Short
@@ -160,25 +161,26 @@ class Proposal(Part):
     usage: Usage
 
 
-class Outcome(Part):
+class Outcomes(Part):
     """Trainer to every proposer: what became of candidates."""
 
-    v: Literal[1] = VERSION
-    kind: Literal["outcome"] = "outcome"
+    v: Literal[2] = VERSION
+    kind: Literal["outcomes"] = "outcomes"
     run: Short
     lease: Short
     step: Count
-    fates: list[Fate] = Field(max_length=64)
+    """Lane-steps so far."""
+    outcomes: list[CandidateOutcome] = Field(max_length=64)
 
 
 class Reject(Part):
     """Either way: a message could not be used."""
 
-    v: Literal[1] = VERSION
+    v: Literal[2] = VERSION
     kind: Literal["reject"] = "reject"
     reason: Literal["version", "malformed", "lease", "busy", "failed"]
     """version: speak another; malformed: not a message; lease: unknown, void or another's;
-    busy: no free slot after all; failed: the LLM could not be asked. The last two free the lease at once."""
+    busy: no free slot; failed: the LLM gave no answer. The last two release the lease."""
     detail: Short = ""
     lease: Short | None = None
 
@@ -186,12 +188,12 @@ class Reject(Part):
 class Bye(Part):
     """Either way: I am leaving; leases between us are void."""
 
-    v: Literal[1] = VERSION
+    v: Literal[2] = VERSION
     kind: Literal["bye"] = "bye"
     run: Short | None = None
     """The run that ends, when a trainer leaves."""
 
 
-Message = Ready | Heard | Work | Proposal | Outcome | Reject | Bye
+Message = Ready | Ack | Work | Proposal | Outcomes | Reject | Bye
 
 message_type: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])

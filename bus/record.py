@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from bus.channel import Answer, Channel, Counts, Event, LeaseEnded
 from bus.leases import Lease
-from bus.messages import Count, Digest, Outcome, Part, Proposal, Short
+from bus.messages import Count, Digest, Outcomes, Part, Proposal, Short
 from shared.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Entry(Part):
     """Counts the entries from 0."""
     step: Count
     """Lane-steps when it happened."""
-    event: Annotated[Leased | Ended | Proposal | Outcome, Field(discriminator="kind")]
+    event: Annotated[Leased | Ended | Proposal | Outcomes, Field(discriminator="kind")]
 
 
 class RecordingChannel:
@@ -101,7 +101,7 @@ class RecordingChannel:
         self._write(Leased(leases=[lease.id for lease in leases], digest=digest))
         return leases
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcomes) -> None:
         """See `bus.channel.Channel`."""
         self._write(outcome)
         self._channel.tell(outcome)
@@ -131,7 +131,7 @@ class RecordingChannel:
             os.close(self._file)
             self._file = -1
 
-    def _write(self, event: Leased | Ended | Proposal | Outcome) -> None:
+    def _write(self, event: Leased | Ended | Proposal | Outcomes) -> None:
         entry = Entry(sequence=self._sequence, step=self._step(), event=event)
         self._sequence += 1
         self._unwritten += entry.model_dump_json().encode() + b"\n"
@@ -195,6 +195,6 @@ def _void(entries: list[Entry]) -> list[Event]:
                 live.update(dict.fromkeys(leased.leases, leased.digest))
             case Proposal() | Ended() as end:
                 live.pop(end.lease, None)
-            case Outcome():
+            case Outcomes():
                 pass
     return [LeaseEnded(lease, digest, "gone") for lease, digest in live.items()]

@@ -8,7 +8,7 @@ from typing import get_args
 
 from bus.channel import Answer, Counts, Event, LeaseEnded
 from bus.leases import Ending, Lease
-from bus.messages import Digest, Outcome, Proposal
+from bus.messages import Digest, Outcomes, Proposal
 from bus.record import Ended, Entry, Leased, read
 from shared.errors import UserError
 
@@ -44,7 +44,7 @@ class ReplayChannel:
                     if end.lease not in recorded:
                         raise UserError(f"{path}, line {entry.sequence + 1}: ends a lease that is not live")
                     recorded.remove(end.lease)
-                case Outcome():
+                case Outcomes():
                     continue  # the replay makes its own
             self._entries.append(entry)
 
@@ -87,7 +87,7 @@ class ReplayChannel:
         self._live.update(dict.fromkeys(entry.event.leases, digest))
         return [Lease(lease, PEER, digest, expires=inf) for lease in entry.event.leases]
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcomes) -> None:
         """Nobody listens."""
 
     def wait(self, seconds: float) -> bool:  # noqa: ARG002  events come by the step, not by the clock

@@ -9,7 +9,7 @@ from typing import get_args
 
 from bus.codec import MAX_FIELDS, MAX_LIST, MAX_TEXT_BYTES
 from bus.messages import VERSION, Digest, Message
-from bus.server import MESSAGES_PER_POLL, BusServer
+from bus.server import BusServer
 from shared.settings import BusSettings
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -21,17 +21,17 @@ def test_the_example_is_a_proposer(tmp_path):
     end = BusServer(BusSettings(bind="tcp://127.0.0.1:*"), run="r")
     child = subprocess.Popen([sys.executable, "example.py", end.endpoint], cwd=tmp_path)
     digest = Digest(
-        run="r", sequence=0, step=0, budget=10, task="Sort the mail.", labels=["ham", "spam"], tokens=4, wanted=2,
-        trajectory=[], pushes=[], slope=None, best=[], fates=[],
+        run="r", sequence=0, step=0, budget=10, task="Sort the mail.", labels=["ham", "spam"], num_tokens=4,
+        num_candidates=2, trajectory=[], substitutions=[], slope=None, best=[], outcomes=[],
     )  # fmt: skip
     answers = []
     try:
         deadline = time.monotonic() + 15
         while len(answers) < 2:
             assert time.monotonic() < deadline
-            answers += end.poll(time.monotonic())
+            answers += end.poll()
             if end.can_lease():
-                assert end.lease(digest, time.monotonic())
+                assert end.lease(digest, 1)
             end.wait(0.01)
     finally:
         child.kill()
@@ -57,5 +57,4 @@ def test_the_numbers_on_the_page_are_those_of_the_code():
     for number in (MAX_TEXT_BYTES, MAX_LIST, BusSettings().max_frame_bytes):
         assert f"{number:,}" in PAGE
     assert f"{MAX_FIELDS} fields" in PAGE
-    assert f"at most {MESSAGES_PER_POLL} messages" in PAGE
     assert BusSettings().ready_seconds == 2.0

@@ -7,7 +7,7 @@ import pytest
 
 from bus.channel import Answer, LeaseEnded
 from bus.in_process import InProcessChannel
-from bus.messages import Digest, Fate, Outcome, Proposal, Usage
+from bus.messages import CandidateOutcome, Digest, Outcomes, Proposal, Usage
 from bus.record import Entry, Leased, RecordingChannel, read
 from bus.replay import ReplayChannel
 from shared.errors import UserError
@@ -15,13 +15,13 @@ from shared.errors import UserError
 
 def digest(step):
     return Digest(
-        run="r", sequence=step, step=step, budget=20, task="t", labels=["a", "b"], tokens=4, wanted=2,
-        trajectory=[], pushes=[], slope=None, best=[], fates=[],
+        run="r", sequence=step, step=step, budget=20, task="t", labels=["a", "b"], num_tokens=4, num_candidates=2,
+        trajectory=[], substitutions=[], slope=None, best=[], outcomes=[],
     )  # fmt: skip
 
 
 def outcome(step):
-    return Outcome(run="r", lease="l", step=step, fates=[])
+    return Outcomes(run="r", lease="l", step=step, outcomes=[])
 
 
 def echo(seen):
@@ -71,8 +71,10 @@ def run(channel, clock, steps=range(20), every=4):
                 seen.append((clock.step, event.how, event.digest.step))
                 continue
             seen.append((clock.step, event.proposal.candidates, event.digest.step))
-            fates = [Fate(words=words, fate="outscored", score=1.0) for words in event.proposal.candidates]
-            channel.tell(Outcome(run="r", lease=event.proposal.lease, step=clock.step, fates=fates))
+            outcomes = [
+                CandidateOutcome(words=words, outcome="outscored", score=1.0) for words in event.proposal.candidates
+            ]
+            channel.tell(Outcomes(run="r", lease=event.proposal.lease, step=clock.step, outcomes=outcomes))
         if clock.step % every == 0 and channel.can_lease():
             seen.append((clock.step, "lease", len(channel.lease(digest(clock.step), 1))))
     return seen
@@ -138,7 +140,7 @@ def test_a_record_holds_everything_in_order(recorded):
     entries = list(read(path))
     assert [entry.sequence for entry in entries] == list(range(len(entries)))
     kinds = [(entry.step, entry.event.kind) for entry in entries]
-    assert kinds[:4] == [(0, "leased"), (1, "proposal"), (1, "outcome"), (4, "leased")]
+    assert kinds[:4] == [(0, "leased"), (1, "proposal"), (1, "outcomes"), (4, "leased")]
     assert [entry.step for entry in entries if isinstance(entry.event, Leased)] == [0, 4, 8, 12, 16]
     assert [entry.step for entry in entries if isinstance(entry.event, Proposal)] == [1, 5, 13, 17]
     assert [entry.step for entry in entries if entry.event.kind == "ended"] == [9]

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from bus.codec import MAX_FIELDS, MAX_LIST, BadFrame, Malformed, TooLong, UnknownVersion, decode, encode
 from bus.messages import (
+    Ack,
     Bye,
+    CandidateOutcome,
     Digest,
     CandidateOutcome,
     Heard,
@@ -22,6 +24,7 @@ from bus.messages import (
     Ready,
     Reject,
     Slope,
+    Substitution,
     Usage,
     Work,
 )
@@ -43,7 +46,7 @@ points = st.builds(
     Point,
     step=counts,
     words=texts,
-    nearness=floats,
+    cosine=floats,
     train_loss=st.none() | floats,
     dev_loss=floats,
     dev_accuracy=floats,
@@ -64,10 +67,10 @@ digests = st.builds(
     best=st.lists(st.builds(Measured, words=texts, loss=floats, accuracy=floats), max_size=3),
     outcomes=st.lists(outcomes, max_size=3),
 )
-usages = st.builds(Usage, seconds=seconds, tokens_in=st.none() | counts, tokens_out=st.none() | counts)
+usages = st.builds(Usage, seconds=seconds, input_tokens=st.none() | counts, output_tokens=st.none() | counts)
 messages = st.one_of(
     st.builds(Ready, name=texts, model=texts, credits=st.integers(0, 64), holding=st.lists(texts, max_size=4)),
-    st.builds(Heard, run=texts),
+    st.builds(Ack, run=texts),
     st.builds(Work, lease=texts, seconds=st.floats(0.1, 1e6), digest=digests),
     st.builds(Proposal, lease=texts, model=texts, candidates=st.lists(texts, max_size=5), usage=usages),
     st.builds(Outcomes, run=texts, lease=texts, step=counts, outcomes=st.lists(outcomes, max_size=3)),
@@ -75,7 +78,7 @@ messages = st.one_of(
     st.builds(Bye, run=st.none() | texts),
 )
 
-READY = {"v": 1, "kind": "ready", "name": "n", "model": "m", "credits": 1, "holding": []}
+READY = {"v": 2, "kind": "ready", "name": "n", "model": "m", "credits": 1, "holding": []}
 
 
 def read(fields):
@@ -128,7 +131,7 @@ def test_any_value_in_a_field(key, value):
     survives(msgpack.packb({**READY, key: value}))
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, 2**40])
+@pytest.mark.parametrize("version", [0, 1, 3, -1, 2**40])
 def test_an_unknown_version_is_told_apart(version):
     with pytest.raises(UnknownVersion) as caught:
         read({"v": version, "kind": "something", "new": [1, 2]})
@@ -136,7 +139,7 @@ def test_an_unknown_version_is_told_apart(version):
     assert caught.value.answerable
 
 
-@pytest.mark.parametrize("fields", [{"v": 2, "kind": "reject"}, {"v": 1, "kind": "reject"}, {"kind": "reject"}])
+@pytest.mark.parametrize("fields", [{"v": 1, "kind": "reject"}, {"v": 2, "kind": "reject"}, {"kind": "reject"}])
 def test_a_reject_is_never_answered(fields):
     with pytest.raises(BadFrame) as caught:
         read(fields)
@@ -149,7 +152,7 @@ BAD = {
     "two objects": msgpack.packb(READY) * 2,
     "no version": msgpack.packb({k: v for k, v in READY.items() if k != "v"}),
     "version true": msgpack.packb({**READY, "v": True}),
-    "version 1.0": msgpack.packb({**READY, "v": 1.0}),
+    "version 1.0": msgpack.packb({**READY, "v": 2.0}),
     "no kind": msgpack.packb({k: v for k, v in READY.items() if k != "kind"}),
     "unknown kind": msgpack.packb({**READY, "kind": "dance"}),
     "unknown field": msgpack.packb({**READY, "extra": 1}),
@@ -159,8 +162,8 @@ BAD = {
     "number as key": msgpack.packb({**READY, 7: 1}),
     "list as key": b"\x81\x90\x01",
     "below zero": msgpack.packb({**READY, "credits": -1}),
-    "nan": msgpack.packb({"v": 1, "kind": "work", "lease": "l", "seconds": math.nan, "digest": {}}),
-    "infinity": msgpack.packb({"v": 1, "kind": "work", "lease": "l", "seconds": math.inf, "digest": {}}),
+    "nan": msgpack.packb({"v": 2, "kind": "work", "lease": "l", "seconds": math.nan, "digest": {}}),
+    "infinity": msgpack.packb({"v": 2, "kind": "work", "lease": "l", "seconds": math.inf, "digest": {}}),
     "text too long": msgpack.packb({**READY, "name": "n" * 9000}),
     "list too long": msgpack.packb({**READY, "holding": [""] * (MAX_LIST + 1)}),
     "too many fields": msgpack.packb({**READY, **{f"k{i}": 1 for i in range(MAX_FIELDS)}}),
@@ -195,7 +198,7 @@ def test_an_answer_does_not_repeat_what_came_in():
 
 def test_what_does_not_fit_is_not_sent():
     with pytest.raises(TooLong, match="max_frame_bytes"):
-        encode(Heard(run="r" * 100), 64)
+        encode(Ack(run="r" * 100), 64)
 
 
 def test_a_message_cannot_hold_nan():
@@ -205,4 +208,4 @@ def test_a_message_cannot_hold_nan():
 
 def test_text_that_is_not_unicode_never_reaches_the_wire():
     with pytest.raises(ValidationError):
-        Heard(run="\ud800")
+        Ack(run="\ud800")

@@ -114,7 +114,7 @@ def test_the_first_digest_needs_no_step(fruit):
     assert (first.step, first.sequence, first.run) == (0, 1, "run")
     assert [entry.words for entry in first.best] == ["kiwi fig"]
     assert first.labels == LABELS and first.task == SETTINGS.task.description
-    assert (first.budget, first.wanted, first.tokens) == (20, 3, 8)
+    assert (first.budget, first.num_candidates, first.num_tokens) == (20, 3, 8)
     assert encoded(first)
     assert digest(trajectory, fruit).sequence == 2
 
