@@ -69,7 +69,7 @@ class CandidateOutcome(Part):
     """What became of one candidate."""
 
     words: Words
-    fate: Literal["adopted", "dropped", "outscored", "duplicate", "empty", "late", "diverged", "unfinished"]
+    outcome: Literal["adopted", "dropped", "outscored", "duplicate", "empty", "late", "diverged", "unfinished"]
     """adopted: it replaced the incumbent; dropped: it lost its trial; outscored: measured, not tried;
     duplicate, empty: not measured; late: the budget left was too small to try it; diverged: its loss became NaN or
     infinite; unfinished: the budget ended before its trial did."""

@@ -212,9 +212,7 @@ class Agent:
         log.info("%s", _report(self._settings.model, job, answer))
         if job.void:
             return
-        usage = Usage(
-            seconds=answer.seconds, input_tokens=answer.tokens_in, output_tokens=answer.tokens_out
-        )
+        usage = Usage(seconds=answer.seconds, input_tokens=answer.tokens_in, output_tokens=answer.tokens_out)
         proposal = Proposal(
             lease=job.work.lease, model=cut(self._settings.model, 200), candidates=answer.candidates, usage=usage
         )

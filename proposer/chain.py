@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from bus.messages import Digest, CandidateOutcome
+from bus.messages import CandidateOutcome, Digest
 from proposer.candidate import key
 from proposer.ledger import BudgetReached, Ledger
 from proposer.meta_prompt import Kind, beginning, write
@@ -92,7 +92,12 @@ class ProposalChain:
         return Answer(candidates, dropped, seconds, callback.tokens_in, callback.tokens_out, callback.cut)
 
     async def _draw(
-        self, digest: Digest, outcomes: Sequence[CandidateOutcome], missing: int, tried: set[str], config: RunnableConfig
+        self,
+        digest: Digest,
+        outcomes: Sequence[CandidateOutcome],
+        missing: int,
+        tried: set[str],
+        config: RunnableConfig,
     ) -> Parsed:
         """One round of requests."""
         if self._kind == "continue":

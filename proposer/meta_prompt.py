@@ -10,7 +10,7 @@ from importlib.resources import files
 from string import Template
 from typing import Literal
 
-from bus.messages import Digest, CandidateOutcome, Measured, Point, Substitution, Slope
+from bus.messages import CandidateOutcome, Digest, Measured, Point, Slope, Substitution
 from shared.subsampling import subsample
 from shared.text import clean, cut
 
@@ -43,7 +43,7 @@ def write(kind: Kind, digest: Digest, outcomes: Sequence[CandidateOutcome], *, s
     Args:
         kind: which one.
         digest: the state of the run.
-        fates: remembered outcomes of the run, the newest last.
+        outcomes: remembered outcomes of the run, the newest last.
         structured: the answer has to fit a schema.
     """
     form = STRUCTURED_FORM if structured else FORM

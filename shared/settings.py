@@ -246,6 +246,7 @@ class ProposerSettings(Section):
     num_ctx: int | None = Field(None, gt=0)
     """ollama: context length in tokens. Raised where meta-prompt and answer need more. Default: what they need."""
     budget: BudgetSettings = BudgetSettings()
+    """Limits of what a proposer may ask and pay for."""
 
 
 class MetricsSettings(Section):

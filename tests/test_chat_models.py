@@ -14,7 +14,7 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from llm_server import CANDIDATES, LLMServer
 
-from bus.messages import Digest, CandidateOutcome, Measured
+from bus.messages import CandidateOutcome, Digest, Measured
 from proposer.chain import ProposalChain
 from proposer.chat_models import choose_kind, make_model
 from proposer.llm_errors import describe, is_timeout

@@ -14,13 +14,10 @@ from bus.messages import (
     Bye,
     CandidateOutcome,
     Digest,
-    CandidateOutcome,
-    Heard,
     Measured,
     Outcomes,
     Point,
     Proposal,
-    Substitution,
     Ready,
     Reject,
     Slope,
@@ -38,7 +35,9 @@ seconds = st.floats(0, 1e6)
 outcomes = st.builds(
     CandidateOutcome,
     words=texts,
-    outcome=st.sampled_from(["adopted", "dropped", "outscored", "duplicate", "empty", "late", "diverged", "unfinished"]),
+    outcome=st.sampled_from(
+        ["adopted", "dropped", "outscored", "duplicate", "empty", "late", "diverged", "unfinished"]
+    ),
     score=st.none() | floats,
     gain=st.none() | floats,
 )
@@ -62,7 +61,9 @@ digests = st.builds(
     num_tokens=st.integers(1, 256),
     num_candidates=st.integers(1, 64),
     trajectory=st.lists(points, max_size=3),
-    substitutions=st.lists(st.builds(Substitution, position=counts, word=texts, replacements=st.lists(texts, max_size=3)), max_size=3),
+    substitutions=st.lists(
+        st.builds(Substitution, position=counts, word=texts, replacements=st.lists(texts, max_size=3)), max_size=3
+    ),
     slope=st.none() | st.builds(Slope, loss_per_step=floats, gradient_norm=floats, plateau=st.booleans()),
     best=st.lists(st.builds(Measured, words=texts, loss=floats, accuracy=floats), max_size=3),
     outcomes=st.lists(outcomes, max_size=3),

@@ -18,12 +18,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from bus.channel import Counts
 from proposer.metrics import ProposerMetrics, RequestOutcome, State
 from shared import health as health_module
 from shared.errors import UserError
 from shared.health import Health, Server, start
 from shared.settings import MetricsSettings
-from trainer.runs.metrics import OUTCOMES, LEASE_OUTCOMES, REJECT_REASONS, TrainerMetrics
+from trainer.runs.metrics import LEASE_OUTCOMES, OUTCOMES, REJECT_REASONS, TrainerMetrics
+from trainer.search.events import Stepped
 
 ROOT = Path(__file__).parent.parent
 
@@ -96,8 +98,8 @@ def is_open(connection: socket.socket) -> bool:
 
 
 def test_trainer_metrics_are_served_as_observed(serve, trainer):
-    trainer.step(2, 0.015, 4e-6)
-    trainer.step(1, 0.015, 4e-6)
+    trainer(stepped(2, Counts(3, 1, {"settled": 4, "gone": 0}, {"malformed": 2})))
+    trainer(stepped(1, Counts(3, 1, {"settled": 5, "gone": 1}, {"malformed": 2})))
     trainer.dev_loss.set(0.5)
     trainer.digests.inc()
     trainer.candidates.inc("adopted")
@@ -105,8 +107,6 @@ def test_trainer_metrics_are_served_as_observed(serve, trainer):
     trainer.trial_gain.observe(-0.2)
     trainer.trial_gain.observe(0.02)
     trainer.staleness.observe(7)
-    trainer.bus(3, 1, {"settled": 4, "gone": 0}, {"malformed": 2})
-    trainer.bus(3, 1, {"settled": 5, "gone": 1}, {"malformed": 2})
     response, body = ask(serve(trainer.registry), "/metrics")
     assert response.status == 200
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -185,10 +185,15 @@ def test_names_and_types_follow_the_rules(side, request, serve):
         assert not re.search(r"_(ms|millis|milliseconds|kb|mb|percent)\b", name), name
 
 
+def stepped(lanes, counts):
+    """One step of `lanes` lanes."""
+    return Stepped(2, [None] * lanes, [0.7] * lanes, step_seconds=0.015, bus_seconds=4e-6, counts=counts)
+
+
 def observe_everything(metrics):
     """Give every metric of a process a value, so that each sample it can serve is on the page."""
     if isinstance(metrics, TrainerMetrics):
-        metrics.step(2, 0.015, 4e-6)
+        metrics(stepped(2, Counts(3, 1, dict.fromkeys(LEASE_OUTCOMES, 4), dict.fromkeys(REJECT_REASONS, 2))))
         metrics.dev_loss.set(0.5)
         metrics.digests.inc()
         for gain in (-2.0, -0.2, 0.0, 0.2, 20.0):
@@ -196,7 +201,6 @@ def observe_everything(metrics):
         metrics.staleness.observe(7)
         for outcome in (*OUTCOMES, 'odd "fate"\n'):
             metrics.candidates.inc(outcome)
-        metrics.bus(3, 1, dict.fromkeys(LEASE_OUTCOMES, 4), dict.fromkeys(REJECT_REASONS, 2))
     else:
         for outcome in (*get_args(RequestOutcome), "odd"):
             metrics.request(outcome, 1.5, tokens_in=300, tokens_out=40)

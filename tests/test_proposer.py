@@ -14,6 +14,7 @@ import pytest
 from llm_server import CANDIDATES, LLMServer
 from test_chat_models import DIGEST, KEY, needs_embedded
 
+from bus.channel import Answer
 from bus.messages import CandidateOutcome, Outcomes
 from bus.server import BusServer
 from shared.settings import BusSettings
@@ -137,7 +138,12 @@ def test_the_embedded_model_answers_leases_and_learns_outcomes(started):
     assert 1 <= len(proposal.candidates) <= DIGEST.num_candidates
     assert proposal.usage.input_tokens > proposal.usage.output_tokens > 0
     trainer.end.tell(
-        Outcomes(run="r", lease=lease.id, step=9, outcomes=[CandidateOutcome(words=proposal.candidates[0], outcome="dropped", gain=-0.1)])
+        Outcomes(
+            run="r",
+            lease=lease.id,
+            step=9,
+            outcomes=[CandidateOutcome(words=proposal.candidates[0], outcome="dropped", gain=-0.1)],
+        )
     )
     trainer.lease()
     assert proposal.candidates[0] not in trainer.answer().candidates

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bus.messages import Digest, CandidateOutcome, Measured, Point, Substitution, Slope
+from bus.messages import CandidateOutcome, Digest, Measured, Point, Slope, Substitution
 from proposer.backoff import LONGEST_SECONDS, Backoff
 from proposer.memory import MOST_RUNS, Memory
 from proposer.meta_prompt import write
@@ -92,10 +92,11 @@ def test_the_largest_digest_makes_a_bounded_text(kind):
         update={
             "labels": [f"label {number}" for number in range(1000)],
             "trajectory": [
-                Point(step=step, words=words, cosine=1, train_loss=1, dev_loss=1, dev_accuracy=1)
-                for step in range(64)
+                Point(step=step, words=words, cosine=1, train_loss=1, dev_loss=1, dev_accuracy=1) for step in range(64)
             ],
-            "substitutions": [Substitution(position=position, word="a", replacements=["b"] * 16) for position in range(256)],
+            "substitutions": [
+                Substitution(position=position, word="a", replacements=["b"] * 16) for position in range(256)
+            ],
             "best": [Measured(words=words, loss=1, accuracy=1)] * 64,
         }
     )
@@ -107,7 +108,10 @@ def test_the_largest_digest_makes_a_bounded_text(kind):
 def test_memory_keeps_the_newest_of_each_wording_within_its_bound():
     memory = Memory(3)
     memory.note("r", [CandidateOutcome(words=f"w{number}", outcome="outscored") for number in range(5)])
-    memory.note("r", [CandidateOutcome(words="W3", outcome="adopted", gain=0.1), CandidateOutcome(words="w3", outcome="duplicate")])
+    memory.note(
+        "r",
+        [CandidateOutcome(words="W3", outcome="adopted", gain=0.1), CandidateOutcome(words="w3", outcome="duplicate")],
+    )
     assert [(outcome.words, outcome.outcome) for outcome in memory.recall("r")] == [
         ("w2", "outscored"),
         ("w4", "outscored"),

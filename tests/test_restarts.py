@@ -441,7 +441,9 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
     def finish(self):
         self.done = True
         for _, outcome in self.restarts.finish():
-            assert outcome.outcome != "unfinished" or outcome.score is None, "a trial was begun that the budget could not end"
+            assert outcome.outcome != "unfinished" or outcome.score is None, (
+                "a trial was begun that the budget could not end"
+            )
             self.end(outcome)
 
     @invariant()

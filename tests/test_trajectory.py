@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.codec import decode, encode
-from bus.messages import Digest, CandidateOutcome, Work
+from bus.messages import CandidateOutcome, Digest, Work
 from trainer.search.digest import DigestWriter
 from trainer.search.evaluation import EvalResult
 from trainer.search.trajectory import RECENT, Trajectory
@@ -127,7 +127,9 @@ def test_a_digest_says_where_the_gradient_pushes(fruit):
     gradient = torch.stack([-fruit.embed("plum", 1)[0], torch.full((6,), 2.0)])
     told = digest(trajectory, fruit, gradient, lane_steps=2)
     assert [(push.position, push.word) for push in told.substitutions] == [(0, "kiwi"), (1, "fig")]
-    assert [push.replacements for push in told.substitutions] == fruit.hotflip_candidates(gradient, len(told.substitutions[0].replacements))
+    assert [push.replacements for push in told.substitutions] == fruit.hotflip_candidates(
+        gradient, len(told.substitutions[0].replacements)
+    )
     assert told.slope.loss_per_step == pytest.approx(-0.25)
     assert told.slope.gradient_norm == pytest.approx(float(np.linalg.norm(gradient.numpy())), rel=1e-5)
     assert told.slope.plateau is False
@@ -160,7 +162,9 @@ def test_a_digest_stays_small_whatever_happened(fruit):
     mark(trajectory, fruit, [1.0] * 300, words="cherry lemon melon mango peach quince olive berry")
     for number in range(1000):
         trajectory.measure(f"{number} " + "x" * 195, EvalResult(number / 7, 0.5))
-        trajectory.outcomes.append(CandidateOutcome(words=f"{number} " + "y" * 195, outcome="dropped", score=1.0, gain=-0.1))
+        trajectory.outcomes.append(
+            CandidateOutcome(words=f"{number} " + "y" * 195, outcome="dropped", score=1.0, gain=-0.1)
+        )
         trajectory.step(1.0)
     told = digest(trajectory, fruit, torch.randn(2, 6), lane_steps=2990)
     assert len(encoded(told)) < 16 * 1024

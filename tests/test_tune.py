@@ -133,7 +133,7 @@ def test_the_budget_ends_exactly_and_every_candidate_comes_to_an_end(runs, polic
     told = Counter()
     for line in (runs.root / name / "record.jsonl").read_text().splitlines():
         message = json.loads(line)["event"]
-        if message["kind"] == "outcome":
+        if message["kind"] == "outcomes":
             told.update(outcome["outcome"] for outcome in message["outcomes"])
     assert told.total() == tally.candidates
     assert told["adopted"] == tally.adopted and told["duplicate"] == tally.duplicates
@@ -226,7 +226,9 @@ def test_the_first_digest_goes_out_before_the_first_step_and_later_ones_tell_of_
     play(runs, "digests", script)
     first, second, *_ = script.digests
     assert first.step == 0 and first.slope is None
-    assert first.substitutions and all(push.replacements for push in first.substitutions)  # the start's gradient, before any step
+    assert first.substitutions and all(
+        push.replacements for push in first.substitutions
+    )  # the start's gradient, before any step
     assert [entry.words for entry in first.best] == [BAD]
     assert second.step >= 8 and second.substitutions
     assert len(second.substitutions) > 0 and second.substitutions[0].replacements

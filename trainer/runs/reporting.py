@@ -95,7 +95,9 @@ class History:
                     score=candidate.score,
                 )
             case TrialJudged(lane=lane):
-                self.write("outcome", event.lane_steps, lane=lane.number, lease=event.lease, **event.outcome.model_dump())
+                self.write(
+                    "outcome", event.lane_steps, lane=lane.number, lease=event.lease, **event.outcome.model_dump()
+                )
             case CandidatesPassedOver():
                 for outcome in event.outcomes:
                     self.write("outcome", event.lane_steps, lease=event.lease, **outcome.model_dump())

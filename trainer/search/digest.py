@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bus.messages import Digest, Substitution, Slope
+from bus.messages import Digest, Slope, Substitution
 from shared.settings import PromptSettings, RestartSettings
 from shared.subsampling import subsample
 from trainer.backbones.vocabulary import Vocabulary

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from bus.channel import Answer, Counts
-from bus.messages import Digest, CandidateOutcome, Point
+from bus.messages import CandidateOutcome, Digest, Point
 from trainer.search.evaluation import EvalResult
 from trainer.search.lanes import Lane
 from trainer.search.restarts import Candidate

@@ -223,7 +223,9 @@ class Restarts:
         gain = incumbent_loss - challenger_loss
         if gain > 0:
             self.tally.adopted += 1
-        return CandidateOutcome(words=candidate.words, outcome="adopted" if gain > 0 else "dropped", score=candidate.score, gain=gain)
+        return CandidateOutcome(
+            words=candidate.words, outcome="adopted" if gain > 0 else "dropped", score=candidate.score, gain=gain
+        )
 
     def diverged(self, lane: int) -> CandidateOutcome:
         """End a trial whose challenger's training loss became NaN or infinite."""
@@ -243,7 +245,9 @@ class Restarts:
         """End all candidates with the budget: the waiting were outscored, the unscored and the tried are unfinished."""
         ended = [(candidate, outscored(candidate)) for candidate in self.waiting]
         for candidate in (*self.unscored, *(trial.candidate for trial in self.trials.values())):
-            ended.append((candidate, CandidateOutcome(words=candidate.words, outcome="unfinished", score=candidate.score)))
+            ended.append(
+                (candidate, CandidateOutcome(words=candidate.words, outcome="unfinished", score=candidate.score))
+            )
         self.unscored, self.waiting, self.trials = [], [], {}
         return ended
 
