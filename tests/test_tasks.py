@@ -10,7 +10,7 @@ from conftest import HELPDESK, ROOT
 from shared.errors import UserError
 from shared.settings import TaskSettings
 from trainer.tasks import load_task
-from trainer.tasks.load import digest_labels
+from trainer.tasks.labels import digest_labels
 
 
 def rows(label, count, prefix=""):
