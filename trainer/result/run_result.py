@@ -15,9 +15,9 @@ from trainer.result.summary import lineage_lines, table
 from trainer.runs.directory import BEST_TENSORS, SUMMARY, read_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
-    """What a run found. `print` shows its figures."""
+    """What a run found. `print` and notebooks show its figures."""
 
     directory: Path
     summary: Mapping[str, Any]
@@ -65,6 +65,12 @@ class RunResult:
     def classifier(self) -> Classifier:
         """The tuned classifier, which labels new examples."""
         return Classifier.load(str(self.directory))
+
+    def __repr__(self) -> str:
+        return f"RunResult({str(self.directory)!r})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002 - IPython's signature
+        printer.text(str(self))
 
     def __str__(self) -> str:
         """The figures as a table, the majority class, and the lineage in words."""
