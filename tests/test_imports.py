@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from importlinter import cli
+
 from scripts.imports import levels, rooms
 
 ROOT = Path(__file__).resolve().parents[1]

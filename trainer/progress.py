@@ -1,7 +1,6 @@
 """Progress bars on a terminal and in a notebook. Elsewhere there are none; the log has plain lines."""
 
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -23,8 +22,8 @@ def _bar(**options: Any) -> Any:
         from tqdm import tqdm
 
         return tqdm(leave=False, disable=None, **options)  # None: shown on a terminal only
-    with warnings.catch_warnings(action="ignore"):  # without ipywidgets, text does
-        from tqdm.auto import tqdm
+    from tqdm.auto import tqdm  # a widget, or text where ipywidgets is not installed
+
     return tqdm(leave=False, **options)
 
 
