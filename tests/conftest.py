@@ -233,6 +233,13 @@ def run_process(module, *arguments, cwd, stdin=None, **environment):
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
+def run_python(code, **environment):
+    """Run `code` in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
 def follow_readme(folder, placeholder, real):
     """What the Python lines of a folder's README print there, with `real` in the place of `placeholder`."""
     lines = (folder / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]

@@ -4,7 +4,6 @@ import gzip
 import http.client
 import json
 import logging
-import math
 import re
 import socket
 import subprocess
