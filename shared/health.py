@@ -1,4 +1,4 @@
-"""/metrics for Prometheus and a truthful /healthz, served by a thread beside the process's loop."""
+"""/metrics for Prometheus and /healthz, served by a thread of their own."""
 
 import gzip
 import json
@@ -23,28 +23,28 @@ from shared.settings import MetricsSettings
 log = logging.getLogger(__name__)
 
 CLIENT_SECONDS = 5.0
-"""A client that neither sends nor takes anything for so long is dropped."""
+"""A client that neither sends nor receives anything for this long is dropped."""
 
 CLIENTS = 32
-"""Clients served at once; more are hung up on, so that they cannot use up the process's files and threads."""
+"""Clients served at once; more are disconnected, so that they cannot exhaust the process's files and threads."""
 
 
 class Health:
-    """Whether the process's loop is alive, as it says itself. Being made counts as the first beat."""
+    """Whether the process's loop is alive, by its own beats. Construction counts as the first beat."""
 
     def __init__(self, stale_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._stale_seconds = stale_seconds
         self._clock = clock
         self._beaten = clock()
         self.ending = False
-        """The process sets it when it begins to leave."""
+        """Set by the process when it begins to exit."""
 
     def beat(self) -> None:
-        """The loop has come round once more."""
+        """The loop completed an iteration."""
         self._beaten = self._clock()
 
     def report(self) -> tuple[bool, dict[str, str | float]]:
-        """Whether all is well, and what /healthz says."""
+        """Whether the process is healthy, and the body of /healthz."""
         age = self._clock() - self._beaten
         status = "ending" if self.ending else "stale" if age > self._stale_seconds else "ok"
         return status == "ok", {
@@ -55,10 +55,10 @@ class Health:
 
 
 class Server(ThreadingTCPServer):
-    """Serves one registry and one health until it is closed."""
+    """Serves one registry and one `Health` until closed."""
 
     allow_reuse_address = True
-    daemon_threads = True  # a client that hangs must not hold up the end of the process
+    daemon_threads = True  # a client that hangs must not delay the end of the process
     request_queue_size = CLIENTS
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health) -> None:
@@ -68,7 +68,7 @@ class Server(ThreadingTCPServer):
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]  # IPv4 or IPv6
         super().__init__((host, port), _Handler)
         self.port: int = self.server_address[1]
-        """Where it listens; tells the port where 0 left it open."""
+        """The port it listens on, also if 0 was asked for."""
         threading.Thread(target=self.serve_forever, args=(0.1,), name="health", daemon=True).start()
 
     def close(self) -> None:
@@ -77,21 +77,21 @@ class Server(ThreadingTCPServer):
         self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own, if there is a place."""
+        """Answer in a thread of its own, if there is a free slot."""
         if self._places.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, then free the place."""
+        """Answer, then free the slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
-        """Say what went wrong on our side; clients that hang up are not worth a word."""
+        """Log errors of our own; clients that hang up are ignored."""
         error = sys.exception()
         if not isinstance(error, OSError):
             log.warning("metrics: %s: %s", type(error).__name__, error)
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """Refuse in one plain line; a method that has no do_METHOD comes here as 501, but means 405."""
+        """Refuse in one plain line; a method without do_METHOD arrives here as 501 and is answered with 405."""
         status = HTTPStatus(code)
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         if status is HTTPStatus.NOT_IMPLEMENTED:
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, f"{message or status.phrase}\n".encode(), headers)
 
     def log_message(self, *_: Any) -> None:
-        """Keep quiet: a line for each scrape would drown the progress."""
+        """Nothing: a line per scrape would drown the progress."""
 
     def _send_metrics(self) -> None:
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))
@@ -151,10 +151,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def start(settings: MetricsSettings, registry: CollectorRegistry, health: Health) -> Server | None:
-    """Serve on the port of the settings or of $PORT; None without either, or where that port cannot be had.
+    """Serve on the port of the settings or of $PORT; None without both, or if the port cannot be used.
 
     Raises:
-        UserError: $PORT is no port.
+        UserError: $PORT is not a port.
     """
     port = _port(settings)
     if port is None:

@@ -1,14 +1,29 @@
 """Every setting of the trainer and the proposer, in one schema.
 
-Layers, each over the one before: these defaults, a packaged recipe, a TOML file of the user's,
-the environment (`TANDEM_STEPS`, `TANDEM_TASK__SHOTS`), the command line (`--task.shots 8`).
-`shared.config` reads them. The text under a field is its help.
+Layers, each over the one before: these defaults, a packaged recipe, a user's TOML file, the environment
+(`TANDEM_STEPS`, `TANDEM_TASK__SHOTS`), the command line (`--task.shots 8`). `shared.config` reads them for programs.
+In Python, `Settings(recipe="demo", steps=100, task={"shots": 8})` puts the keywords over the recipe; the environment
+is not read unless asked for: `Settings(recipe="demo", **environment())`. The text under a field is its help.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_settings import CliPositionalArg
+
+from shared.errors import UserError
+from shared.layers import Layer, explain, file_layers, join, origin, setter
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 TextFormat = Literal["text", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
@@ -16,6 +31,7 @@ GlueFormat = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "wnli"]
 Format = TextFormat | GlueFormat | Literal["image"]
 Projection = Literal["cosine", "l2"]
 Endpoint = Annotated[str, StringConstraints(pattern=r"^(tcp|ipc)://.+$")]
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")]
 
 
 class Section(BaseModel):
@@ -28,85 +44,86 @@ class TaskSettings(Section):
     """The examples to learn from."""
 
     path: str | None = None
-    """Folder with the data; or package:NAME/FOLDER. Wins over hub. Text: train, test, dev (or validation, val) files,
-    .jsonl, .csv or .parquet. Images: a folder for each split with a folder for each class, or a set as CoOp lays
-    it out."""
+    """Folder with the data, or package:NAME/FOLDER. Of path and hub the one set later counts, and path if both are
+    set together. Text: train, test, dev (or validation, val) files, .jsonl, .json, .csv, .tsv or .parquet. Images: a
+    folder for each split with a folder for each class, or a data set in CoOp's layout."""
     hub: str | None = None
-    """Hub name of a data set, used when there is no path."""
+    """Hub name of a data set."""
     config: str | None = None
-    """Which of the hub's data sets under that name, for example rte of aps/super_glue."""
+    """Configuration of the hub's data set, for example rte of aps/super_glue; or the name of a data set of CoOp."""
     format: Format = "text"
-    """What a row is: text (one column, or two with task.text2), a task of SuperGLUE or GLUE, or an image."""
+    """What a row holds: text (one column, or two with task.text2), a task of SuperGLUE or GLUE, or an image."""
     text: str = "text"
-    """Column with the text, when form is text."""
+    """Column with the text, for format text."""
     text2: str | None = None
-    """Column with a second text that stands beside the first, when form is text."""
+    """Column with the second text of a pair, for format text."""
     image: str = "image"
-    """Column with the image, when form is image and the data comes from the hub."""
+    """Column with the image, for format image and data of the hub."""
     label: str = "label"
-    """Column with the label, when form is text or image."""
+    """Column with the label, for formats text and image."""
     labels: dict[str, Annotated[str, StringConstraints(max_length=200)]] = {}
-    """Raw label to the words that name it, in the order of the classes. Several raw labels may share words.
-    Empty: the form's own, or the labels found in the data name themselves."""
+    """Raw labels and the words that name them, in the order of the classes. Several raw labels may share words.
+    Empty: those of the format, or the labels in the data name themselves."""
     description: Annotated[str, StringConstraints(max_length=2000)] = "Classify the text."
-    """One line that tells the LLM what the task is."""
+    """One line that describes the task to the LLM."""
     shots: Literal["all"] | Annotated[int, Field(gt=0)] = 16
-    """Training examples of each class; all takes every row."""
+    """Training examples per class, or all rows."""
     dev_shots: int = Field(16, gt=0)
-    """Development examples of each class; fitness is measured on them and they are never reported as test."""
+    """Development examples per class; prompts are evaluated on them, and they are never reported as test."""
     dev_share: float | None = Field(None, gt=0, lt=1)
-    """Cut this share of the training rows for development, instead of dev_shots a class."""
+    """Share of the training rows used for development, instead of dev_shots. Of the two the one set later counts, and
+    dev_share if both are set together."""
     report: Literal["test", "validation", "third"] = "test"
-    """What is reported at the end: the test rows; the validation rows, where the labels of test are secret
-    (development rows then come from training); or a third of all rows, drawn by seed 0, where one file is all there
-    is."""
+    """Rows reported at the end: the test rows; the validation rows, if the labels of test are secret (development rows
+    then come from training); or a third of all rows, drawn by seed 0, if there is only one file."""
     test_rows: int | None = Field(None, gt=0)
-    """Use only so many of the reported rows, drawn by seed 0. Default: all."""
+    """At most this many of the reported rows, drawn by seed 0. Default: all."""
 
 
 class BackboneSettings(Section):
     """The frozen model."""
 
     path: str | None = None
-    """Folder of the model as transformers saves it, or a .gguf file; or package:NAME/FOLDER. Wins over hub."""
+    """Folder of the model as transformers saves it, or a .gguf file; or package:NAME/FOLDER. Of path and hub the one
+    set later counts, and path if both are set together."""
     hub: str | None = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hub name of the model, used when there is no path."""
+    """Hub name of the model."""
     family: Literal["dual_encoder", "encoder", "decoder"] = "dual_encoder"
-    """How the prompt meets the model: dual_encoder puts it into the class texts (sentence encoders, CLIP, SigLIP);
-    encoder in front of the text, under a trainable head; decoder in front of the text, and label words answer."""
+    """Where the prompt goes: dual_encoder, into the class texts (sentence encoders, CLIP, SigLIP); encoder, before the
+    text, with a trainable head; decoder, before the text, with label words as the answer."""
     max_tokens: int = Field(128, gt=2)
-    """Examples are cut at this many tokens."""
+    """Longest example, in tokens; longer ones are cut."""
     temperature: float | None = Field(None, gt=0)
-    """dual_encoder: cosine similarities are divided by this before the softmax. Default: as the model was trained,
-    or 0.05 where it does not say."""
+    """dual_encoder: divides cosine similarities before the softmax. Default: the model's own, or 0.05 if it has
+    none."""
     label_position: Literal["end", "middle", "front"] = "end"
-    """dual_encoder: where the label words stand in a class text."""
+    """dual_encoder: position of the label words in a class text."""
     augment: bool = False
-    """dual_encoder of images: train on random crops and mirror images, as CoOp does. Otherwise images are encoded
+    """dual_encoder with images: train on random crops and mirror images, as CoOp does. Otherwise images are encoded
     once."""
     pooling: Literal["prompt", "text"] = "prompt"
     """encoder: the position that the head reads, the prompt's first (as PEFT pools) or the text's first token."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """encoder: dropout inside the frozen model while training."""
+    """encoder: dropout in the frozen model during training."""
     template: Annotated[str, StringConstraints(max_length=2000)] = "{text}\nAnswer:"
-    """decoder: what stands between prompt and label words; {text}, {text2} or any column of the data in braces."""
+    """decoder: the text between prompt and label words; {text}, {text2} or any column of the data in braces."""
 
 
 class PromptSettings(Section):
     """The soft prompt and its start."""
 
     num_tokens: int = Field(8, gt=0, le=256)
-    """Longest prompt, in tokens. A prompt started from fewer tokens keeps its own length."""
+    """Longest prompt, in tokens. A prompt initialised from fewer tokens keeps its own length."""
     init: Literal["words", "vocabulary", "random"] = "words"
-    """Start from words, from words drawn at random from the vocabulary, or from Gaussian noise."""
-    words: str = "a text about"
-    """The words to start from when init is words."""
+    """Initialise from words, from random words of the vocabulary, or from Gaussian noise."""
+    words: Annotated[str, StringConstraints(max_length=2000)] = "a text about"
+    """The initial words, for init words."""
     projection: Projection = "cosine"
-    """How the words nearest to a prompt are found."""
+    """Distance that finds the words nearest to a prompt."""
     per_class: bool = False
-    """dual_encoder: every class has a prompt of its own, as CoOp's class-specific contexts."""
+    """dual_encoder: one prompt for each class, as CoOp's class-specific contexts."""
     frozen: bool = False
-    """encoder: leave the prompt as it starts and train the head alone; a control."""
+    """encoder: train the head alone and keep the initial prompt; a control."""
 
 
 class OptimizerSettings(Section):
@@ -119,55 +136,57 @@ class OptimizerSettings(Section):
     weight_decay: float = Field(0.01, ge=0)
     """Weight decay."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate goes from lr to 0 over the budget."""
+    """Learning rate over the budget: constant, or falling from lr to 0."""
     warmup_epochs: int = Field(0, ge=0)
     """Passes over the training rows at a learning rate of 1e-5 before lr."""
     batch_size: int = Field(32, gt=0)
-    """Examples in a step."""
+    """Examples per step."""
 
 
 class RestartSettings(Section):
     """When and how proposals become restart points."""
 
     policy: Literal["trial", "greedy", "always", "none"] = "trial"
-    """trial: the best candidate trains beside the incumbent and is adopted only if it wins; greedy: adopted at
-    once if it scores better; always: replaces the incumbent unconditionally; none: plain prompt tuning."""
+    """trial: the best candidate trains as a challenger and is adopted only if it beats the incumbent; greedy: adopted
+    at once if it scores better; always: replaces the incumbent unconditionally; none: plain prompt tuning, which
+    ignores the rest of this section."""
     source: Literal["bus", "random", "vocabulary"] = "bus"
-    """Who proposes: LLM proposers on the bus, or the controls random (noise) and vocabulary (random words)."""
+    """Source of proposals: LLM proposers on the bus, or the controls random (noise) and vocabulary (random words)."""
     mode: Literal["async", "sync"] = "async"
     """async never waits for a proposal; sync waits at fixed rounds."""
     request_every: int = Field(100, gt=0)
-    """Lane-steps from one request for proposals to the next; the first is made before the first step."""
+    """Lane-steps between requests for proposals; the first request comes before the first step. Of this and epochs the
+    one set later counts, and epochs if both are set together."""
     epochs: list[Annotated[int, Field(gt=0)]] = []
-    """Ask after these passes over the training rows, in lane-steps of one lane, and at no other time."""
+    """Fixed requests: after these passes of one lane over the training rows. Empty: use request_every."""
     candidates: int = Field(12, gt=0, le=64)
-    """Prompts asked for in one request."""
+    """Prompts per request."""
     max_challengers: int = Field(3, gt=0, le=8)
-    """Most lanes that train beside the incumbent."""
+    """Most challenger lanes at once."""
     queue_size: int = Field(8, gt=0, le=64)
-    """Measured candidates that wait for their trial; worse ones are dropped."""
+    """Most scored candidates that wait for a trial; worse ones are dropped."""
     trial_steps: int = Field(40, gt=0)
     """Steps that a challenger trains before it is judged."""
     patience: int = Field(1, ge=0)
-    """trial: challengers start once so many evaluations in a row brought no lower development loss. Until then each
-    step serves the incumbent better. 0: start them as soon as they are there."""
+    """trial: challengers start after this many evaluations without a lower development loss; until then each step
+    serves the incumbent better. 0: start them at once."""
     sync_wait_seconds: float = Field(60.0, gt=0)
-    """Longest wait for one proposal in sync mode; after it the run goes on without."""
+    """sync: longest wait for a proposal; the run then continues without one."""
 
 
 class BusSettings(Section):
-    """The way between trainer and proposers."""
+    """The connection between trainer and proposers."""
 
     bind: Endpoint = "tcp://127.0.0.1:5555"
-    """Where the trainer listens. Only loopback is allowed without keys."""
+    """Address the trainer listens on. Only loopback is allowed without keys."""
     connect: list[Endpoint] = ["tcp://127.0.0.1:5555"]
-    """The trainers that a proposer serves."""
+    """Addresses of the trainers that a proposer serves."""
     lease_seconds: float = Field(120.0, gt=0)
-    """A lease that is not settled by then is void and its slot is leased again."""
+    """Lifetime of a lease; one not settled in time is void, and its slot is leased again."""
     ready_seconds: float = Field(2.0, gt=0)
-    """A proposer repeats how much it can take after so many seconds."""
+    """Interval at which a proposer repeats how many leases it can take."""
     max_frame_bytes: int = Field(262_144, ge=1024)
-    """Longer messages are refused."""
+    """Longest message; longer ones are refused."""
 
 
 class BudgetSettings(Section):
@@ -225,7 +244,7 @@ class ProposerSettings(Section):
     thinking: Literal["auto", "off", "low", "medium", "high"] = "auto"
     """How much a thinking model thinks: auto leaves it to the model; low, medium and high allow about 1,000, 4,000
     and 16,000 tokens in addition to max_tokens. For ollama, openai and anthropic."""
-    base_url: str | None = None
+    base_url: str | None = Field(None, repr=False)
     """Address of a compatible server, for example of Ollama on another host."""
     temperature: float = Field(1.0, ge=0, le=5)
     """The LLM's sampling temperature."""
@@ -246,7 +265,12 @@ class ProposerSettings(Section):
     num_ctx: int | None = Field(None, gt=0)
     """ollama: context length in tokens. Raised where meta-prompt and answer need more. Default: what they need."""
     budget: BudgetSettings = BudgetSettings()
-    """Limits of what a proposer may ask and pay for."""
+    """Limits on what the LLM may cost."""
+
+    @field_serializer("base_url")
+    def _hide_credentials(self, address: str | None) -> str | None:
+        """Runs keep their settings, but never a password; only the proposer needs it."""
+        return address and hide_credentials(address)
 
 
 class MetricsSettings(Section):
@@ -255,47 +279,63 @@ class MetricsSettings(Section):
     host: str = "127.0.0.1"
     """Address to serve on."""
     port: int | None = Field(None, ge=0, le=65_535)
-    """Port to serve on. Default: $PORT, which honcho sets; without either nothing is served."""
+    """Port to serve on. Default: $PORT, which honcho sets; without both nothing is served."""
     stale_seconds: float = Field(60.0, gt=0)
     """/healthz answers 503 when the last step or loop is older than this."""
 
 
-class Settings(BaseSettings):
-    """All settings of a run."""
+ALTERNATIVES = (
+    ("steps", "epochs"),
+    ("task.hub", "task.path"),
+    ("task.dev_shots", "task.dev_share"),
+    ("backbone.hub", "backbone.path"),
+    ("restarts.request_every", "restarts.epochs"),
+)
+"""Settings for the same thing. The second counts if one layer sets both; the first, set in a later layer, drops it."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        use_attribute_docstrings=True,
-        frozen=True,
-        allow_inf_nan=False,
-        env_prefix="TANDEM_",
-        env_nested_delimiter="__",
-    )
+EFFECTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("backbone.family", ("dual_encoder",), ("backbone.temperature", "backbone.label_position", "backbone.augment")),
+    ("backbone.family", ("encoder",), ("backbone.pooling", "backbone.dropout")),
+    ("backbone.family", ("decoder",), ("backbone.template",)),
+    ("task.format", ("text",), ("task.text", "task.text2")),
+    ("task.format", ("text", "image"), ("task.label",)),
+    ("task.format", ("image",), ("task.image",)),
+    ("prompt.init", ("words",), ("prompt.words",)),
+)
+"""A setting, some of its values, and the settings that have an effect with these values alone. The section restarts is
+not among them: policies are compared with all else equal."""
+
+
+class Settings(Section):
+    """All settings of a run, layered: `recipe`, then the keywords.
+
+    Sections are given as mappings or as section objects, of which the values set count. Wrong values raise `UserError`.
+    """
 
     recipe: CliPositionalArg[str] = "demo"
-    """A packaged recipe, or a TOML file that may build on one with recipe = "NAME". Default: $TANDEM_RECIPE,
-    then demo."""
+    """A packaged recipe, or a TOML file that may build on one with recipe = "NAME". Default: $TANDEM_RECIPE, then
+    demo."""
     name: Name | None = None
-    """The run's folder inside `folder`. Default: RECIPE-sSEED with a number if that is in use."""
+    """The run's directory in `folder`. Default: RECIPE-sSEED, with a number if that is in use."""
     folder: str = "runs"
-    """Where runs are kept."""
+    """Directory of all runs."""
     seed: int = Field(1, ge=0)
-    """Draws the examples, the batches and a random start."""
+    """Seed of the examples, the batches and a random initial prompt."""
     steps: int = Field(400, gt=0)
     """The budget in lane-steps: one step of one lane costs one."""
     epochs: int | None = Field(None, gt=0)
-    """The budget as passes of one lane over the training rows. Of steps and epochs the one told later counts, and
-    epochs where both are told together."""
+    """The budget in passes of one lane over the training rows. Of steps and epochs the one set later counts, and epochs
+    if both are set together."""
     num_evals: int = Field(10, gt=0)
-    """How often the development split is measured, evenly over the budget."""
+    """Number of evaluations on the development split, evenly over the budget."""
     average: bool = True
-    """Let the result be the mean of several good lanes where the development split prefers it."""
+    """Let the result be the mean of several good lanes if that is better on the development split."""
     baseline: bool = False
-    """Afterwards spend the same lane-steps on plain prompt tuning and report it beside."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the backbone computes."""
+    """Also run plain prompt tuning for the same number of lane-steps and report it."""
+    device: Device = "auto"
+    """Device of the backbone: auto (the best there is), cpu, cuda, cuda:0, cuda:1, ... or mps."""
     threads: int | None = Field(None, gt=0)
-    """Processor threads of the trainer. Default: torch's."""
+    """CPU threads of the trainer. Default: torch's."""
 
     task: TaskSettings = TaskSettings()
     backbone: BackboneSettings = BackboneSettings()
@@ -306,13 +346,58 @@ class Settings(BaseSettings):
     proposer: ProposerSettings = ProposerSettings()
     metrics: MetricsSettings = MetricsSettings()
 
-    @model_validator(mode="after")
-    def check_together(self) -> Self:
-        """Refuse values that are each allowed but impossible together."""
-        if self.task.labels and len(set(self.task.labels.values())) < 2:
-            raise ValueError("task.labels names fewer than two classes")
-        if self.prompt.frozen and self.backbone.family != "encoder":
-            raise ValueError("prompt.frozen leaves nothing to train; only backbone.family = 'encoder' has a head")
-        if self.prompt.per_class and self.backbone.family != "dual_encoder":
-            raise ValueError("prompt.per_class needs class texts; only backbone.family = 'dual_encoder' has them")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _join_layers(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """Validate the layers in the context, or those of keywords, and explain what is wrong in one line."""
+        if isinstance(values, Settings):
+            return handler(values)
+        layers: Sequence[Layer] = info.context or _keyword_layers(values)
+        try:
+            settings = handler(join(layers, ALTERNATIVES))
+        except ValidationError as error:
+            raise UserError(explain(error, layers)) from None
+        _check_together(settings)
+        _check_effects(settings, layers)
+        return settings
+
+
+def _keyword_layers(values: dict[str, Any]) -> list[Layer]:
+    given = {
+        key: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+        for key, value in values.items()
+    }
+    recipe = given.pop("recipe", "demo")
+    return [*file_layers(str(recipe)), Layer("a keyword", given)]
+
+
+def _check_together(settings: Settings) -> None:
+    """Refuse values that are each allowed but impossible together."""
+    family = settings.backbone.family
+    if settings.task.labels and len(set(settings.task.labels.values())) < 2:
+        raise UserError("task.labels names fewer than two classes")
+    if settings.prompt.frozen and family != "encoder":
+        raise UserError("prompt.frozen leaves nothing to train; only backbone.family = 'encoder' has a head")
+    if settings.prompt.per_class and family != "dual_encoder":
+        raise UserError("prompt.per_class needs class texts; only backbone.family = 'dual_encoder' has them")
+
+
+def _check_effects(settings: Settings, layers: Sequence[Layer]) -> None:
+    """Refuse what was set explicitly, to another value than its default, and has no effect."""
+    for decider, values, names in EFFECTS:
+        value = attrgetter(decider)(settings)
+        if value in values:
+            continue
+        decided = setter(decider.split("."), layers)
+        for name in names:
+            section, key = name.split(".")
+            path = (section, key)
+            at = setter(path, layers)
+            if at is None or attrgetter(name)(settings) == getattr(Settings.model_fields[section].default, key):
+                continue
+            checked = layers[at].checked
+            if checked == "always" or (checked == "alone" and (decided is None or decided <= at)):
+                raise UserError(
+                    f"{name} ({origin(path, layers)}) has no effect with {decider} = {value!r} "
+                    f"({origin(decider.split('.'), layers)}), only with {' or '.join(map(repr, values))}; remove it"
+                )

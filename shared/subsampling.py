@@ -1,4 +1,4 @@
-"""Fewer of many, evenly."""
+"""Evenly spaced samples of a sequence."""
 
 from collections.abc import Sequence
 from typing import TypeVar

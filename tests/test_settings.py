@@ -1,10 +1,14 @@
 """Layers of settings: their order, what they refuse, and that the refusal is one line that names key and origin."""
 
+from operator import attrgetter
+
 import pytest
 from conftest import run_process
 
-from shared.config import CommandLine, load, recipe_names, recipe_summary
+from shared.config import CommandLine, environment, load, recipe_names, recipe_summary
 from shared.errors import UserError
+from shared.layers import file_layers
+from shared.settings import EFFECTS, PromptSettings, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +158,7 @@ def test_the_environment_picks_the_recipe_and_the_command_line_wins_over_it(monk
 def test_an_unknown_key_in_a_file_is_refused(toml, text, key):
     mine = toml(text)
     line = refusal(mine)
-    assert key in line and mine in line and "no setting" in line
+    assert key in line and mine in line and "not a setting" in line
 
 
 @pytest.mark.parametrize("name", ["TANDEM_STEPZ", "TANDEM_TASK__SHOTZ", "TANDEM_TASK_SHOTS", "TANDEM_STEPS__MORE"])
@@ -216,7 +220,7 @@ def test_an_impossible_value_names_its_key_and_its_origin(monkeypatch, key, valu
     name = "TANDEM_" + key.upper().replace(".", "__")
     monkeypatch.setenv(name, value)
     line = refusal("demo")
-    assert key in line and "the environment" in line
+    assert key in line and f"{name} in the environment" in line
 
 
 @pytest.mark.parametrize(
@@ -278,6 +282,211 @@ def test_an_unknown_recipe_is_told_the_others():
     assert "nosuch" in line and "demo" in line and "agnews" in line
 
 
+# The environment takes values as the command line does
+
+SPELLINGS = [
+    ("bus.connect", "tcp://127.0.0.1:7190", ["tcp://127.0.0.1:7190"]),
+    ("bus.connect", "tcp://a:1,tcp://b:2", ["tcp://a:1", "tcp://b:2"]),
+    ("bus.connect", '["tcp://a:1", "tcp://b:2"]', ["tcp://a:1", "tcp://b:2"]),
+    ("restarts.epochs", "1,2,3", [1, 2, 3]),
+    ("restarts.epochs", "[1, 2]", [1, 2]),
+    ("task.labels", '{"a": "one, two", "b": "three"}', {"a": "one, two", "b": "three"}),
+    ("task.labels", "a=one,b=two", {"a": "one", "b": "two"}),
+    ("task.shots", "all", "all"),
+    ("task.text2", "None", None),
+    ("task.test_rows", "None", None),
+    ("task.description", "[not a list", "[not a list"),
+    ("name", "7", "7"),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "value"), SPELLINGS)
+def test_the_environment_takes_what_the_command_line_takes(monkeypatch, key, text, value):
+    typed = resolve("demo", f"--{key}={text}")
+    monkeypatch.setenv("TANDEM_" + key.upper().replace(".", "__"), text)
+    given = resolve("demo")
+    assert attrgetter(key)(given) == attrgetter(key)(typed) == value
+    assert given == typed
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("TANDEM_BUS__CONNECT", "nowhere"),
+        ("TANDEM_BUS__CONNECT", "[broken"),
+        ("TANDEM_TASK__LABELS", "a"),
+        ("TANDEM_TASK__LABELS", "{broken"),
+        ("TANDEM_RESTARTS__EPOCHS", "1,two"),
+        ("TANDEM_TASK", "7"),
+        ("TANDEM_STEPS", ""),
+    ],
+)
+def test_a_wrong_value_in_the_environment_names_the_variable(monkeypatch, name, text):
+    monkeypatch.setenv(name, text)
+    assert f"{name} in the environment" in refusal("demo")
+
+
+def test_the_environment_may_hold_a_whole_section(monkeypatch):
+    monkeypatch.setenv("TANDEM_TASK", '{"shots": 4, "dev_shots": 5}')
+    monkeypatch.setenv("TANDEM_TASK__SHOTS", "6")
+    task = resolve("demo").task
+    assert (task.shots, task.dev_shots, task.path) == (6, 5, resolve("demo").task.path)
+
+
+# Settings for the same thing, and settings without effect
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "values"),
+    [
+        ("steps", "epochs", ("7", "8")),
+        ("task.hub", "task.path", ("some/set", "folder")),
+        ("task.dev_shots", "task.dev_share", ("7", "0.5")),
+        ("backbone.hub", "backbone.path", ("some/model", "folder")),
+        ("restarts.request_every", "restarts.epochs", ("7", "[8]")),
+    ],
+)
+def test_of_two_settings_for_the_same_thing_the_later_counts(monkeypatch, first, second, values):
+    unset = attrgetter(second)(load({}, "a test"))
+    monkeypatch.setenv("TANDEM_" + second.upper().replace(".", "__"), values[1])
+    both = resolve("demo")
+    assert attrgetter(second)(both) != unset
+    later = resolve("demo", f"--{first}={values[0]}")
+    assert attrgetter(second)(later) == unset and str(attrgetter(first)(later)) == values[0]
+    assert attrgetter(second)(resolve("demo", f"--{first}={values[0]}", f"--{second}={values[1]}")) != unset
+
+
+FOREIGN = [
+    ("demo", "backbone.dropout", "0.1", "'encoder'"),
+    ("demo", "backbone.pooling", "text", "'encoder'"),
+    ("demo", "backbone.template", "{text}: ", "'decoder'"),
+    ("rte-minilm", "backbone.temperature", "0.1", "'dual_encoder'"),
+    ("rte-minilm", "backbone.label_position", "front", "'dual_encoder'"),
+    ("rte-minilm", "backbone.augment", "true", "'dual_encoder'"),
+    ("rte-minilm", "task.text", "body", "'text'"),
+    ("rte-minilm", "task.text2", "body", "'text'"),
+    ("rte-minilm", "task.label", "class", "'text' or 'image'"),
+    ("cifar10-coop", "task.text2", "body", "'text'"),
+    ("demo", "task.image", "img", "'image'"),
+    ("cifar10-coop", "prompt.words", "a picture of", "'words'"),
+    ("rte-minilm", "prompt.per_class", "true", "'dual_encoder'"),
+    ("demo", "prompt.frozen", "true", "'encoder'"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "key", "value", "needs"), FOREIGN)
+def test_a_setting_without_effect_is_refused(monkeypatch, toml, recipe, key, value, needs):
+    typed = f"--{key}" if value == "true" else f"--{key}={value}"
+    line = refusal(recipe, typed)
+    assert key in line and needs in line
+    section, name = key.split(".")
+    quoted = value if value in ("true", "0.1") else f'"{value}"'
+    line = refusal(toml(f'recipe = "{recipe}"\n[{section}]\n{name} = {quoted}\n'))
+    assert key in line and needs in line
+    with pytest.raises(UserError, match=key):
+        Settings(recipe=recipe, **{section: {name: value}})
+    monkeypatch.setenv("TANDEM_" + key.upper().replace(".", "__"), value)
+    assert key in refusal(recipe)
+
+
+def test_a_setting_that_another_layer_made_idle_is_refused_where_it_is_the_later(toml):
+    mine = toml('recipe = "rte-minilm"\n[backbone]\nfamily = "encoder"\ndropout = 0.1\n')
+    assert resolve(mine).backbone.dropout == 0.1
+    assert resolve(mine, "--backbone.family", "dual_encoder", "--task.format", "text").backbone.dropout == 0.1
+    line = refusal(mine, "--backbone.family", "decoder", "--backbone.pooling", "text")
+    assert "backbone.pooling (from the command line)" in line and "backbone.family = 'decoder'" in line
+
+
+def test_defaults_and_recipes_never_count_as_without_effect():
+    assert resolve("rte-roberta-large", "--backbone.family", "decoder").backbone.dropout == 0.1
+    assert resolve("demo", "--backbone.pooling", "prompt", "--task.image", "image").recipe == "demo"
+    assert Settings(**resolve("rte-roberta-large").model_dump()) == resolve("rte-roberta-large")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_recipe_sets_another_familys_settings(name):
+    values = [layer.values for layer in file_layers(name)]
+    family = resolve(name).backbone.family
+    idle = {setting for decider, kinds, settings in EFFECTS for setting in settings
+            if decider == "backbone.family" and family not in kinds}  # fmt: skip
+    for layer in values:
+        assert not idle & {f"backbone.{key}" for key in layer.get("backbone", {})}
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:1"])
+def test_devices(device):
+    assert resolve("demo", "--device", device).device == device
+    assert load(resolve("demo", "--device", device).model_dump(), "a test").device == device
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:x", "gpu", "cpu:1", "cuda:-1", ""])
+def test_a_word_that_is_not_a_device_is_refused(device):
+    assert "device" in refusal("demo", f"--device={device}")
+
+
+# In Python
+
+
+def test_keywords_go_over_the_recipe():
+    settings = Settings(recipe="demo", steps=100, task={"shots": 4}, prompt=PromptSettings(num_tokens=3))
+    demo = resolve("demo")
+    assert (settings.steps, settings.task.shots, settings.prompt.num_tokens) == (100, 4, 3)
+    assert settings.task.path == demo.task.path and settings.prompt.words == demo.prompt.words
+    assert settings.baseline == demo.baseline and settings.recipe == "demo"
+    assert Settings() == Settings(recipe="demo") == demo
+    assert Settings(recipe="rte-roberta-large", steps=5).epochs is None
+
+
+def test_keywords_go_over_a_file(toml):
+    mine = toml('recipe = "demo"\nsteps = 11\n[task]\nshots = 5\n')
+    settings = Settings(recipe=mine, task={"dev_shots": 6})
+    assert (settings.steps, settings.task.shots, settings.task.dev_shots) == (11, 5, 6)
+
+
+def test_the_environment_does_not_leak_into_python(monkeypatch):
+    monkeypatch.setenv("TANDEM_SEED", "77")
+    monkeypatch.setenv("TANDEM_TASK__SHOTS", "6")
+    assert Settings().seed == 1 and load({}, "a test").seed == 1 and Settings().task.shots == 16
+    asked = Settings(recipe="demo", **environment())
+    assert (asked.seed, asked.task.shots) == (77, 6)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"recipe": "nosuch"}, "nosuch"),
+        ({"stepz": 3}, "stepz"),
+        ({"steps": 0, "seed": -1}, "steps"),
+        ({"task": {"shotz": 3}}, "task.shotz"),
+        ({"task": 3}, "task"),
+        ({"prompt": {"words": "a" + " " * 3000 + "b"}}, "prompt.words"),
+        ({"task": {"description": "x" * 2001}}, "task.description"),
+    ],
+)
+def test_wrong_keywords_are_one_line(values, said):
+    with pytest.raises(UserError) as caught:
+        Settings(**values)
+    assert said in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    "address", ["http://me:pa55word@host:1/v1", "http://me:pa55@word@host/v1", "http://pa55word@h"]
+)
+def test_a_password_is_never_kept_or_shown(address):
+    settings = Settings(proposer={"base_url": address})
+    assert settings.proposer.base_url == address
+    for shown in (
+        settings.model_dump(),
+        settings.model_dump_json(),
+        settings,
+        refusal("demo", f"--proposer.seed={address}"),
+    ):
+        assert "pa55" not in str(shown) and "word@" not in str(shown)
+    assert settings.model_dump()["proposer"]["base_url"].startswith("http://[hidden]@h")
+    plain = Settings(proposer={"base_url": "http://host:1/v1"})
+    assert load(plain.model_dump(), "a test") == plain
+
+
 # As a process
 
 BAD_COMMANDS = {
@@ -290,6 +499,10 @@ BAD_COMMANDS = {
     "resume of no run": (["--resume", "nosuch"], {}, "nosuch"),
     "replay of no run": (["--replay", "nosuch"], {}, "nosuch"),
     "line break in an option": (["demo", "--oh\nno"], {}, "no"),
+    "escape sequence in an option": (["demo", "--\x1b[2J\u202eno"], {}, "no"),
+    "escape sequence in the environment": (["demo"], {"TANDEM_STEPS": "\x1b[2J\x9b2J\u202e"}, "TANDEM_STEPS"),
+    "folder of data with an escape sequence": (["demo", "--task.path", "\x1b]0;a\x07"], {}, "task.path"),
+    "device that is not there": (["demo", "--device", "cuda:99"], {}, "cuda:99"),
 }
 
 
@@ -298,8 +511,8 @@ def test_a_program_with_bad_settings_says_one_line_and_leaves_nothing(tmp_path, 
     arguments, environment, named = BAD_COMMANDS[case]
     (tmp_path / "broken.toml").write_text("steps = = 3\n")
     line = run_process("trainer", *arguments, cwd=tmp_path, **environment).refused()
-    assert named in line
-    assert not (tmp_path / "runs").exists()
+    assert named in line and line.isprintable()
+    assert not any(path.is_dir() for path in (tmp_path / "runs").glob("*"))
 
 
 def test_help_explains_every_setting(tmp_path):

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -123,6 +123,7 @@ def test_a_column_nobody_asked_for_never_breaks_the_file(tmp_path):
     assert "'odd' twice" in refusal(path, "odd")
 
 
+@settings(max_examples=25)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1))
 def test_what_libraries_write_reads_back(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("tables")
@@ -162,6 +163,23 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, said):
     path = tmp_path / name
     path.write_bytes(content)
     assert said in refusal(path)
+
+
+def test_numbered_classes_of_parquet_get_their_names(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    columns = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    path = tmp_path / "a.parquet"
+    Dataset.from_list([{"text": "a", "label": number} for number in (1, 0, -1, None)], columns).to_parquet(path)
+    assert cell(path, "label") == ["good", "bad", None, None]
+    schema = parquet.read_schema(path)
+    parquet.write_table(pa.table({"text": ["a"], "label": [7]}, schema), path)
+    assert "row 1: there is a class 7" in refusal(path)
+    for metadata in (b"", b"7", b"{}", b'{"info": {"features": {"label": 7}}}'):
+        parquet.write_table(
+            pa.table({"text": ["a"], "label": [7]}).replace_schema_metadata({b"huggingface": metadata}), path
+        )
+        assert cell(path, "label") == ["7"]
 
 
 def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path):

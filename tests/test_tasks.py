@@ -10,7 +10,7 @@ from conftest import HELPDESK, ROOT
 from shared.errors import UserError
 from shared.settings import TaskSettings
 from trainer.tasks import load_task
-from trainer.tasks.load import digest_labels
+from trainer.tasks.labels import digest_labels
 
 
 def rows(label, count, prefix=""):
@@ -278,7 +278,17 @@ def refusal(folder, **values):
 
 def test_a_missing_folder_is_refused(tmp_path):
     assert "task.path" in refusal(tmp_path / "nosuch")
-    assert "task.path" in refusal("package:no_such_package/data")
+    names = [
+        "package:no_such_package/data",
+        "package:",
+        "package:..",
+        "package:no.such/a",
+        "x" * 300,
+        "a\0b",
+        "~nobody_here/x",
+    ]
+    for name in names:
+        assert "task.path" in refusal(name), name
 
 
 def test_no_data_at_all_is_refused():

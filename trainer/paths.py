@@ -1,5 +1,6 @@
-"""Where models and data lie: folders, files, and those inside installed packages."""
+"""Paths of models and data: folders, files, and those inside installed packages."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def find_folder(path: str, key: str) -> Path:
         key: the setting's name, for the error.
     """
     folder = _locate(path, key)
-    if not folder.is_dir():
+    if not _check(folder.is_dir, path, key):
         raise UserError(f"{key} = {path!r}: there is no such folder")
     return folder
 
@@ -23,7 +24,7 @@ def find_folder(path: str, key: str) -> Path:
 def find_file(path: str, key: str) -> Path:
     """The file that a setting names: a path, or `package:NAME/FILE` inside an installed package."""
     file = _locate(path, key)
-    if not file.is_file():
+    if not _check(file.is_file, path, key):
         raise UserError(f"{key} = {path!r}: there is no such file")
     return file
 
@@ -42,11 +43,24 @@ def find_model(settings: BackboneSettings) -> str:
     return settings.hub
 
 
+def _check(exists: Callable[[], bool], path: str, key: str) -> bool:
+    try:
+        return exists()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise UserError(f"{key} = {path[:200]!r} cannot be read: {error.strerror}") from None
+
+
 def _locate(path: str, key: str) -> Path:
     if not path.startswith("package:"):
-        return Path(path).expanduser()
+        try:
+            return Path(path).expanduser()
+        except RuntimeError:  # ~NAME of an unknown user
+            return Path(path)
     package, _, inside = path.removeprefix("package:").partition("/")
-    spec = find_spec(package)  # not imported: some packages of models load tools of their own
+    try:
+        spec = find_spec(package)  # not imported: some packages of models load tools of their own
+    except (ImportError, ValueError):  # a name with dots whose first package is not installed
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"{key} = {path!r}: package {package!r} is not installed: pip install --no-deps {package.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""Labelled examples: read as the task's form says, and split by seed so that reported data stays apart."""
+"""Labelled examples: read as the task's format says, and split by seed so that reported data stays apart."""
 
 from trainer.tasks.load import load_task
 

@@ -1,4 +1,4 @@
-"""Training, development and reported examples, drawn by seed so that none stands in two of them."""
+"""Training, development and reported examples, drawn by seed so that no example is in two of them."""
 
 from typing import Literal
 
@@ -18,8 +18,8 @@ def draw_splits(
 ) -> tuple[Split, Split, Split]:
     """Training, development and reported examples.
 
-    The reported ones are the same for every seed; training and development share no example and no question with
-    them or with each other, and hold nothing twice.
+    The reported ones are the same for every seed. The three share no example and no question, and training and
+    development hold no example twice.
 
     Raises:
         UserError: a split is missing, or too few rows are left to draw from.
@@ -34,7 +34,7 @@ def draw_splits(
         amounts["dev"] = (train, settings.dev_share, "task.dev_share")
     few = settings.shots != "all" and settings.dev_share is None
     drawn: dict[str, LabeledExamples] = {}
-    for split in ("train", "dev") if few else ("dev", "train"):  # what takes all that is left comes last
+    for split in ("train", "dev") if few else ("dev", "train"):  # a split that takes all remaining rows comes last
         source, amount, key = amounts[split]
         drawn[split] = _draw(source, amount, labels, seed, taken, key)
         taken |= {_unit(example) for example, _ in drawn[split]}
@@ -46,7 +46,7 @@ def draw_splits(
 def _sources(
     rows: dict[str, LabeledExamples], settings: TaskSettings
 ) -> tuple[LabeledExamples, LabeledExamples, LabeledExamples]:
-    """The reported rows, and those that training and development examples are drawn from."""
+    """The reported rows, and the rows to draw training and development examples from."""
     if settings.report == "third":
         everything = [row for split in rows.values() for row in split]
         if not everything:
@@ -70,11 +70,11 @@ def _draw(
 
     Args:
         rows: to draw from.
-        amount: so many of each class; a share, in whole questions; or all.
+        amount: a number per class; a share, in whole questions; or all.
         labels: the words of each class.
         seed: of the order.
-        taken: units that are in use.
-        key: the setting that asks for the amount.
+        taken: units in use.
+        key: the setting that gives the amount.
     """
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     left = [row for row in (rows[index] for index in order) if _unit(row[0]) not in taken]
@@ -88,7 +88,7 @@ def _draw(
     units = list(dict.fromkeys(_unit(example) for example, _ in once.values()))
     share = round(amount * len(units))
     if not 0 < share < len(units):
-        raise UserError(f"{key} cuts {share} of the {len(units)} examples that are left; nothing remains to work with")
+        raise UserError(f"{key} takes {share} of the {len(units)} examples that are left; neither part may be empty")
     cut = set(units[:share])
     return [row for row in once.values() if _unit(row[0]) in cut]
 
@@ -110,7 +110,7 @@ def _shots(rows: LabeledExamples, shots: int, labels: list[str], key: str) -> La
 
 
 def _unit(example: Example) -> object:
-    """What is drawn as one: a question with all its answers, or an example."""
+    """The unit of drawing: a question with all its answers, or an example."""
     return example.group or example.key
 
 

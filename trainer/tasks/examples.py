@@ -1,4 +1,4 @@
-"""What a run learns from: examples, their splits, the task."""
+"""Examples, their splits, and the task they belong to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,24 +11,24 @@ from shared.settings import Format
 
 @dataclass(frozen=True)
 class Example:
-    """One thing to classify: a text, two texts side by side, several choices of these, or an image."""
+    """One example: a text, a pair of texts, several choices of these, or an image."""
 
     choices: tuple[tuple[str, ...], ...] = ()
-    """One choice of one or two texts; more where the classes are the example's own choices (COPA). None for images."""
+    """One choice of one or two texts; several if the classes are the example's own choices (COPA). Empty for images."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """The row's columns as text, and `text` and `text2` as the form made them, for templates."""
+    """The row's columns as text, and `text` and `text2` as the format builds them, for templates."""
     image: Path | bytes | None = None
     """A file, or an encoded image."""
     group: str = ""
-    """Examples of one question, which are drawn and judged together (MultiRC, ReCoRD)."""
+    """The question that examples share; they are drawn and judged together (MultiRC, ReCoRD)."""
     answer: str = ""
-    """What this example proposes as the answer to its question (ReCoRD)."""
+    """The answer to its question that this example proposes (ReCoRD)."""
     gold: tuple[str, ...] = ()
     """The right answers to its question (ReCoRD)."""
 
     @property
     def key(self) -> object:
-        """Equal for examples that say the same."""
+        """Equal for examples with the same content."""
         return self.choices or self.image
 
 
@@ -42,7 +42,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned. `labels` are the words that name the classes, in order."""
+    """Labelled splits. `labels` are the words that name the classes, in order."""
 
     format: Format
     description: str
@@ -50,4 +50,4 @@ class Task:
     train: Split
     dev: Split
     test: Split
-    """What is reported; touched once, at the end."""
+    """The reported examples; used once, at the end."""

@@ -12,7 +12,7 @@ def load_hub(settings: TaskSettings) -> Any:
     """The splits of `task.hub` by name, as `datasets` gives them.
 
     Raises:
-        UserError: no data set is named, or it cannot be fetched.
+        UserError: no data set is named, or it cannot be loaded.
     """
     from datasets import load_dataset
 

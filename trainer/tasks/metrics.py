@@ -1,4 +1,4 @@
-"""The figures that each task is reported by, as SuperGLUE and GLUE define them."""
+"""The metrics of each task, as SuperGLUE and GLUE define them."""
 
 import re
 import string
@@ -13,9 +13,9 @@ from trainer.tasks.examples import Example, Split
 
 
 def task_metrics(format: Format, logits: Tensor, split: Split) -> dict[str, float]:
-    """The measures of a form by name; the first is its headline figure.
+    """The metrics of a format by name; the first is its main one.
 
-    All are from 0 to 1, but Matthews' correlation from -1. Where two classes are not alike, class 1 is the one to find.
+    All are from 0 to 1, except Matthews' correlation from -1 to 1. F1 of two classes is that of class 1.
 
     Args:
         format: of the task.
@@ -35,26 +35,26 @@ def _f1(logits: Tensor, split: Split) -> float:
 
 
 def _macro_f1(logits: Tensor, split: Split) -> float:
-    """Mean F1 of the classes that are found or right anywhere."""
+    """Mean F1 of the classes that are predicted or correct at least once."""
     found = logits.argmax(-1)
     classes = {*found.tolist(), *split.targets.tolist()}
     return sum(_class_f1(found, split.targets, label) for label in classes) / len(classes)
 
 
 def _class_f1(found: Tensor, targets: Tensor, label: int) -> float:
-    """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); 0 where the class is neither found nor right."""
+    """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); 0 if the class is never predicted nor correct."""
     named, right = found == label, targets == label
     return 2 * (named & right).sum().item() / max(1, (named.sum() + right.sum()).item())
 
 
 def _matthews(logits: Tensor, split: Split) -> float:
-    """Matthews' correlation, for two classes the same as Pearson's; 0 where either side holds one class alone."""
+    """Matthews' correlation, for two classes the same as Pearson's; 0 if either side holds one class only."""
     pair = torch.stack([logits.argmax(-1), split.targets]).double()
     return torch.corrcoef(pair)[0, 1].nan_to_num(0.0).item()
 
 
 def _whole_questions(logits: Tensor, split: Split) -> float:
-    """Share of the questions whose answers are all judged right (MultiRC)."""
+    """Share of the questions whose answers are all judged correctly (MultiRC)."""
     right: dict[str, bool] = defaultdict(lambda: True)
     for example, hit in zip(split.examples, (logits.argmax(-1) == split.targets).tolist(), strict=True):
         right[example.group] &= hit
@@ -62,7 +62,7 @@ def _whole_questions(logits: Tensor, split: Split) -> float:
 
 
 def _answer_f1(logits: Tensor, split: Split) -> float:
-    """Mean over the queries of the words that the answer shares with the gold answer nearest to it (ReCoRD)."""
+    """Mean over the queries of the F1 of words between the answer and the nearest gold answer (ReCoRD)."""
     return _best_over_gold(logits, split, _shared_words)
 
 
@@ -77,7 +77,7 @@ def _best_over_gold(logits: Tensor, split: Split, score: Callable[[str, str], fl
 
 
 def _best_answers(logits: Tensor, split: Split) -> Iterator[Example]:
-    """For each query the example that is most surely right."""
+    """For each query the example with the highest score."""
     best: dict[str, tuple[float, Example]] = {}
     for example, odds in zip(split.examples, (logits[:, 1] - logits[:, 0]).tolist(), strict=True):
         if example.group not in best or odds > best[example.group][0]:
@@ -93,7 +93,7 @@ def _shared_words(answer: str, gold: str) -> float:
 
 
 def _normalise(answer: str) -> str:
-    """SQuAD's reading of an answer: no capitals, punctuation, articles or extra blanks."""
+    """An answer normalised as in SQuAD: no capitals, punctuation, articles or extra blanks."""
     bare = answer.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
@@ -106,4 +106,4 @@ TASK_METRICS: dict[Format, dict[str, Callable[[Tensor, Split], float]]] = {
     "mrpc": {"accuracy": _accuracy, "f1": _f1},
     "qqp": {"accuracy": _accuracy, "f1": _f1},
 }
-"""What a form is measured by; all others by accuracy alone."""
+"""The metrics of formats; all others have accuracy alone."""

@@ -84,8 +84,9 @@ def from_arrow(table: Any, columns: list[str], origin: str) -> Table:
     names = _class_names(table.schema)
     rows = []
     for number, row in enumerate(table.to_pylist() or [{}] * table.num_rows, 1):
-        named = {key: _named(value, names[key]) if key in names else value for key, value in row.items()}
-        rows.append(_spell(named, f"{origin} row {number}"))
+        place = f"{origin} row {number}"
+        named = {key: _named(value, names[key], place) if key in names else value for key, value in row.items()}
+        rows.append(_spell(named, place))
     return Table(origin, columns, rows)
 
 
@@ -185,15 +186,18 @@ def _spell(row: Mapping[str, Any], place: str) -> dict[str, Value]:
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:
-    """The names of the classes in columns that `datasets` has written as numbers."""
-    if b"huggingface" not in (schema.metadata or {}):
+    """The names of the classes in columns that `datasets` has written as numbers, from the file's metadata."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {name: list(one["names"]) for name, one in features.items() if one.get("_type") == "ClassLabel"}
+    except (TypeError, KeyError, AttributeError, ValueError):  # written by something else
         return {}
-    from datasets import ClassLabel, Features
-
-    features = Features.from_arrow_schema(schema)
-    return {column: feature.names for column, feature in features.items() if isinstance(feature, ClassLabel)}
 
 
-def _named(number: int | None, names: list[str]) -> str | None:
-    """The name of class `number`; None where it is hidden, which the hub writes as -1."""
-    return None if number is None or number < 0 else names[number]
+def _named(number: int | None, names: list[str], place: str) -> str | None:
+    """The name of class `number`; None if it is hidden, which the hub writes as -1."""
+    if number is None or number < 0:
+        return None
+    if number >= len(names):
+        raise UserError(f"{place}: there is a class {number}, but only {len(names)} names of classes")
+    return names[number]
