@@ -45,7 +45,12 @@ class RequestCallback(BaseCallbackHandler):
         self._start(run_id, sum(len(prompt.encode()) for prompt in prompts))
 
     def on_chat_model_start(
-        self, serialized: Any, messages: list[list[BaseMessage]], *, run_id: UUID, **_: Any  # noqa: ARG002
+        self,
+        serialized: Any,  # noqa: ARG002 - named by the library
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        **_: Any,
     ) -> None:
         """Charge a request to a chat model."""
         self._start(run_id, sum(len(str(message.content).encode()) for batch in messages for message in batch))

@@ -238,7 +238,7 @@ def test_a_missing_model_is_pulled_once_ollama_is_there(started):
     trainer, server = started(Trainer), started(LLMServer)
     server.models = []
     server.stop()
-    proposer = started(Proposer, *ollama(server, trainer), "--proposer.pull", "true")
+    proposer = started(Proposer, *ollama(server, trainer), "--proposer.pull")
     until(lambda: proposer.says("waiting for it"))
     server.start()
     trainer.lease()
