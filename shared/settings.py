@@ -245,6 +245,7 @@ class ProposerSettings(Section):
     num_ctx: int | None = Field(None, gt=0)
     """ollama: context length in tokens. Raised where meta-prompt and answer need more. Default: what they need."""
     budget: BudgetSettings = BudgetSettings()
+    """Limits on what the LLM may cost."""
 
 
 class MetricsSettings(Section):

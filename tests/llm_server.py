@@ -35,7 +35,7 @@ class LLMServer:
         self.usage = (70, 20)
         """Tokens in and out."""
         self.requests = []
-        """(path, headers, body) of each."""
+        """(path, headers, body) of each POST."""
         self._server = None
         self.start(0)
         self.port = self._server.server_address[1]
@@ -60,7 +60,6 @@ class _Handler(BaseHTTPRequestHandler):
     llm: LLMServer
 
     def do_GET(self):
-        self.llm.requests.append((self.path, dict(self.headers), None))
         if self.path == "/api/version":
             self._send({"version": "0.13.0"})
         elif self.path == "/api/tags":

@@ -159,7 +159,7 @@ STRUCTURED = {"prompts": ["a text of", "news about"]}
 
 
 def bodies(server):
-    return [body for _, _, body in server.requests if body]
+    return [body for _, _, body in server.requests]
 
 
 @pytest.mark.parametrize("provider", SERVED)

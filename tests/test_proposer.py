@@ -160,7 +160,7 @@ def test_a_signal_ends_it_in_the_midst_of_a_request(number, started):
     server.delay = 60.0
     proposer = started(Proposer, *ollama(server, trainer))
     trainer.lease()
-    until(lambda: chats(server))
+    until(lambda: server.requests)
     sent = time.monotonic()
     proposer.process.send_signal(number)
     assert proposer.ends() == 0
@@ -179,7 +179,7 @@ def handles_signals(process):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("model", ["embedded", "ollama:m", "openai:m"])
 def test_a_signal_while_it_starts_ends_it_quietly(number, model, started):
-    for delay in (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0):
+    for delay in (0.0, 0.1, 0.3, 0.6, 1.0, 2.0):
         proposer = started(Proposer, "--model", model, OPENAI_API_KEY=KEY)
         until(lambda process=proposer.process: handles_signals(process))
         time.sleep(delay)
@@ -215,10 +215,6 @@ def test_a_reply_that_was_cut_is_said(started):
         assert 'tandem_proposer_llm_requests_total{outcome="cut"} 1.0' in reply.read().decode()
 
 
-def chats(server):
-    return [body for path, _, body in server.requests if path == "/api/chat"]
-
-
 def test_ollama_is_looked_at_before_the_first_lease(started):
     trainer, server = started(Trainer), started(LLMServer)
     server.models = []
@@ -243,7 +239,7 @@ def test_a_missing_model_is_pulled_once_ollama_is_there(started):
     server.start()
     trainer.lease()
     assert trainer.answer().candidates == CANDIDATES
-    assert [path for path, _, _ in server.requests if path in ("/api/pull", "/api/chat")] == ["/api/pull", "/api/chat"]
+    assert [path for path, _, _ in server.requests] == ["/api/pull", "/api/chat"]
     assert proposer.says("pulling m: 50%")
 
 
@@ -273,7 +269,7 @@ def test_at_its_limit_it_asks_no_more_also_after_a_restart(started, tmp_path):
     second = started(Trainer, bind=trainer.endpoint)
     until(lambda: [second.poll(), second.end.lease(other, time.monotonic())][1])
     assert second.answer().candidates == CANDIDATES
-    assert len(chats(server)) == 3
+    assert len(server.requests) == 3
     for process in (proposer, again):
         assert sum("budget reached" in line for line in process.lines) == 1
 
