@@ -17,11 +17,12 @@ from llm_server import CANDIDATES, REPLY, LLMServer, asks_for_structure
 from bus.messages import Digest, Fate, Measured
 from proposer.chain import ProposalChain
 from proposer.chat_models import choose_kind, make_model
+from proposer.ledger import Ledger
 from proposer.llm_errors import describe, is_timeout
 from proposer.ollama import check
 from proposer.redaction import redact
 from shared.errors import UserError
-from shared.settings import ProposerSettings
+from shared.settings import BudgetSettings, ProposerSettings
 
 ROOT = Path(__file__).parent.parent
 
@@ -198,6 +199,24 @@ def test_where_structure_is_refused_it_is_not_requested_again(provider, server, 
         assert ask(None, chain=chain).candidates == CANDIDATES
     assert [asks_for_structure(body) for body in bodies(server)] == [True, False, False]
     assert "numbered list" in str(bodies(server)[-1]["messages"])
+
+
+def test_structure_is_requested_again_where_the_refusal_had_another_cause(server):
+    chain = ProposalChain(make("ollama:some-model", base_url=server.url), "instruct")
+    server.status, server.error = 400, "the model does not support thinking"
+    with pytest.raises(Exception, match="thinking") as caught:
+        ask(None, chain=chain)
+    assert "proposer.thinking" in told(caught.value, "ollama:some-model")
+    server.status, server.structured = 200, STRUCTURED
+    assert ask(None, chain=chain).candidates == STRUCTURED["prompts"]
+
+
+def test_a_budget_reached_on_the_way_keeps_what_was_drawn(server, tmp_path):
+    ledger = Ledger(BudgetSettings(requests=3), tmp_path / "budget.json", "m")
+    server.reply = " this article covers"
+    answer = ask(make("ollama:some-model", base_url=server.url), kind="continue", ledger=ledger)
+    assert answer.candidates == ["this article covers"]
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("provider", SERVED)
