@@ -18,12 +18,14 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     ValidationInfo,
+    field_serializer,
     model_validator,
 )
 from pydantic_settings import CliPositionalArg
 
 from shared.errors import UserError
 from shared.layers import Layer, explain, file_layers, join, origin, setter
+from shared.text import hide_credentials
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 TextFormat = Literal["text", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
