@@ -29,9 +29,10 @@ def read_rows(settings: TaskSettings) -> dict[str, list[RawExample]]:
 
 
 def _load_folder(folder: Path) -> dict[str, Any]:
-    from datasets import load_dataset
+    from datasets import config, load_dataset
     from datasets.exceptions import DatasetGenerationError
 
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else each local file is reported to a server, and slow without network
     splits = {}
     for name in (name for names in SPLITS.values() for name in names):
         files = [path for path in sorted(folder.glob(f"{name}.*")) if path.suffix in FORMATS]
