@@ -239,7 +239,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the backbone computes."""
     threads: int | None = Field(None, gt=0)
-    """Processor threads of the trainer. Default: torch's."""
+    """Processor threads of the trainer. Default: one for each core, which wait for each other only briefly."""
 
     task: TaskSettings = TaskSettings()
     backbone: BackboneSettings = BackboneSettings()

@@ -71,7 +71,7 @@ def obeying_permissions():
     return ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 
 
-def test_the_wheel_has_all_files_and_types(installed, tmp_path):
+def test_the_wheel_has_all_files_and_types(installed):
     (site,) = installed.parent.glob("lib/python*/site-packages")
     for room in ("shared", "bus", "trainer", "proposer"):
         assert (site / room / "py.typed").is_file()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shared import logs
 from shared.errors import UserError, run_command
+from trainer.threads import wait_briefly
 
 if TYPE_CHECKING:  # these load torch
     from trainer.result.classifier import Item, Prediction
@@ -38,6 +39,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()  # options may stand between RUN and texts
     logs.set_up(sys.stderr)  # standard output holds nothing but labels
     items = _items(options.items, options.file)
+    wait_briefly()
     from trainer.result.classifier import Classifier  # here, so that wrong use answers at once and libraries stay quiet
 
     classifier = Classifier.load(options.run)
