@@ -337,7 +337,7 @@ class Settings(Section):
     device: Device = "auto"
     """Device of the backbone: auto (the best there is), cpu, cuda, cuda:0, cuda:1, ... or mps."""
     threads: int | None = Field(None, gt=0)
-    """CPU threads of the trainer. Default: torch's."""
+    """CPU threads of the trainer. Default: one for each core, which wait for each other only briefly."""
 
     task: TaskSettings = TaskSettings()
     backbone: BackboneSettings = BackboneSettings()

@@ -11,6 +11,7 @@ from shared import logs
 from shared.errors import UserError, run_command
 from shared.text import escape_json, printable
 from shared.text_files import read_text, split_lines
+from trainer.threads import wait_briefly
 
 if TYPE_CHECKING:  # these load torch
     from trainer.result.classifier import Prediction
@@ -47,6 +48,7 @@ def main() -> int:
     if options.items and options.file:
         raise UserError("give examples or --file, not both")
     lines = None if options.file else _lines(options.items, None)
+    wait_briefly()
     from trainer.result.classifier import Classifier  # here, so that wrong use answers at once and libraries stay quiet
     from trainer.tasks.tables import READERS, read_table
 
