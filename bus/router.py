@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import zmq
 
+from bus.admission import Admission
 from bus.channel import Answer, Counts, Event, LeaseEnded
 from bus.codec import BadFrame, Malformed, decode, encode, encode_work
 from bus.leases import Lease, Leases, Peer
@@ -49,7 +50,7 @@ class Router:
     Other threads may use `call`, the attributes below, and nothing else.
     """
 
-    def __init__(self, socket: Socket, settings: BusSettings, run: str) -> None:
+    def __init__(self, socket: Socket, settings: BusSettings, run: str, admission: Admission | None) -> None:
         self.events: deque[Event] = deque()
         """Events that the training loop has not taken."""
         self.free = False
@@ -59,6 +60,7 @@ class Router:
         self.ended = False
         """Whether the thread has ended."""
         self._socket = socket
+        self._admission = admission  # None without CURVE
         self._run = run
         self._lease_seconds = settings.lease_seconds
         self._max_bytes = settings.max_frame_bytes
@@ -76,8 +78,10 @@ class Router:
         self._poller, self._calls_poller = zmq.Poller(), zmq.Poller()
         for poller in (self._poller, self._calls_poller):
             poller.register(self._sleeper, zmq.POLLIN)
+            if admission:
+                poller.register(admission.socket, zmq.POLLIN)
         self._poller.register(socket, zmq.POLLIN)
-        self._frames: list[bytes] = []  # of a message that is read in part, without those beyond the third
+        self._frames: list[zmq.Frame] = []  # of a message that is read in part, without those beyond the third
         self._answers: dict[str, Proposal] = {}  # by lease, until its end is published
         self._told: set[str] = set()  # live leases that the training loop knows of
         self._leaving = False
@@ -141,6 +145,8 @@ class Router:
         self._sleep()
         while self._calls and not self._leaving:
             self._perform(*self._calls.popleft())
+        if self._admission and (refused := self._admission.answer()):
+            self._rejected["key"] += refused
         if time.monotonic() >= self._resume:
             began = time.thread_time()
             self._receive()
@@ -213,21 +219,25 @@ class Router:
         readies: dict[Peer, Ready] = {}
         for _ in range(FRAMES_PER_PASS):
             try:
-                frame = self._socket.recv(zmq.NOBLOCK)
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._finish_turn()
                 break
             if len(self._frames) < 3:  # MAXMSGSIZE limits a frame, not their number: the rest is not kept
                 self._frames.append(frame)
-            if self._socket.getsockopt(zmq.RCVMORE):
+            if frame.more:
                 continue
-            peer, *frames = self._frames
+            peer, frames = self._frames[0].bytes, self._frames[1:]
             self._frames = []
+            if self._admission and not self._admission.admits(frame):
+                self._reject(peer, Reject(reason="key", detail="this key is admitted no longer"))
+                self._leases.gone(peer)
+                continue
             self._note(peer)
             try:
                 if len(frames) != 1:
                     raise Malformed("a message is one frame")
-                message = decode(frames[0], self._max_bytes)
+                message = decode(frames[0].bytes, self._max_bytes)
             except BadFrame as error:
                 self._rejected[error.reason] += 1
                 if error.answerable:
@@ -293,6 +303,8 @@ class Router:
             self._leases.gone(peer)
         self._publish()
         self._socket.close()
+        if self._admission:
+            self._admission.close()
         self.ended = True
         self._cancel_calls()
         self._waker.close()

@@ -21,7 +21,7 @@ from prometheus_client import (
 
 FATES = ("adopted", "dropped", "outscored", "duplicate", "empty", "stale", "unfinished")
 LEASE_OUTCOMES = ("settled", "released", "expired", "gone")
-REJECT_REASONS = ("version", "malformed", "lease")
+REJECT_REASONS = ("version", "malformed", "lease", "key")
 REQUEST_OUTCOMES = ("ok", "empty", "failed", "timeout")
 PROPOSER_STATES = ("waiting", "asking", "backoff")
 

@@ -155,16 +155,22 @@ class RestartSettings(Section):
 
 
 class BusSettings(Section):
-    """The way between trainer and proposers."""
+    """The connection between trainer and proposers."""
 
     bind: Endpoint = "tcp://127.0.0.1:5555"
-    """Where the trainer listens. Only loopback is allowed without keys."""
+    """Where the trainer listens. An address beyond loopback needs secret_key and allowed_keys."""
     connect: list[Endpoint] = ["tcp://127.0.0.1:5555"]
     """The trainers that a proposer serves."""
+    secret_key: str | None = None
+    """CURVE: the secret key of this process, a file or env:VARIABLE. `python -m bus.keys` makes keys."""
+    allowed_keys: str = "keys/allowed"
+    """CURVE: the proposers that a trainer admits, a file or env:VARIABLE with a public key and a name on each line."""
+    trainer_keys: list[str] = []
+    """CURVE: the public keys of the trainers in connect, one for all or one for each; a key, a file or env:VARIABLE."""
     lease_seconds: float = Field(120.0, gt=0)
-    """A lease that is not settled by then is void and its slot is leased again."""
+    """A lease that is not settled within this time is void."""
     ready_seconds: float = Field(2.0, gt=0)
-    """A proposer repeats how much it can take after so many seconds."""
+    """Interval at which a proposer repeats what it can take. The trainer considers it gone after five."""
     max_frame_bytes: int = Field(262_144, ge=1024)
     """Longer messages are refused."""
 
