@@ -20,7 +20,7 @@ import zmq
 from bus.admission import Admission
 from bus.channel import Answer, Counts, Event, LeaseEnded
 from bus.codec import BadFrame, Malformed, decode, encode, encode_work
-from bus.leases import Lease, Leases, Peer
+from bus.leases import Ended, Lease, Leases, Peer
 from bus.messages import Ack, Bye, Digest, Message, Proposal, Ready, Reject
 from bus.sockets import SILENT_INTERVALS, Socket, send
 from shared.settings import BusSettings
@@ -47,12 +47,12 @@ Result = TypeVar("Result")
 class Router:
     """Serves proposers at `socket` until `leave` is called. Only `run` touches socket and leases.
 
-    Other threads may use `call`, the attributes below, and nothing else.
+    Other threads may use `call`, `take`, and the attributes without an underscore.
     """
 
     def __init__(self, socket: Socket, settings: BusSettings, run: str, admission: Admission | None) -> None:
-        self.events: deque[Event] = deque()
-        """Events that the training loop has not taken."""
+        self.events: list[Event] = []
+        """Events that the training loop has not taken; `take` takes them."""
         self.free = False
         """Whether a proposer can take a lease."""
         self.news = threading.Event()
@@ -71,6 +71,7 @@ class Router:
         self._rejected: Counter[str] = Counter()
         self.counts = self._count()
         """State of the bus after the last pass."""
+        self._handover = threading.Lock()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._sleeper, self._waker = sockets.socketpair()
         self._sleeper.setblocking(False)
@@ -105,6 +106,12 @@ class Router:
         if self.ended:
             self._cancel_calls()
         return future
+
+    def take(self) -> list[Event]:
+        """All events at once, however many there are."""
+        with self._handover:
+            events, self.events = self.events, []
+        return events
 
     def run(self) -> None:
         """Serve until `leave`. An error of ours costs the proposers, not the training."""
@@ -189,24 +196,26 @@ class Router:
 
     def _publish(self) -> None:
         """Let the training loop see what changed."""
-        news = False
-        for ended in self._leases.take_ended():
-            lease, proposal = ended.lease, self._answers.pop(ended.lease.id, None)
-            if lease.id not in self._told:
-                continue  # it could not be sent, so the training loop never saw it
-            self._told.remove(lease.id)
-            if ended.how == "settled":
-                assert proposal is not None
-                self.events.append(Answer(proposal, lease.digest))
-            else:
-                self.events.append(LeaseEnded(lease.id, lease.digest, ended.how))
-            news = True
+        events = [event for ended in self._leases.take_ended() if (event := self._event(ended))]
+        with self._handover:
+            self.events += events
         free = self._leases.free_credits > 0
-        news = news or (free and not self.free)
+        news = events or (free and not self.free)
         self.free = free
         self.counts = self._count()
         if news:
             self.news.set()
+
+    def _event(self, ended: Ended) -> Event | None:
+        """What the training loop hears of the end of a lease; None if the lease could not be sent."""
+        lease, proposal = ended.lease, self._answers.pop(ended.lease.id, None)
+        if lease.id not in self._told:
+            return None
+        self._told.remove(lease.id)
+        if ended.how == "settled":
+            assert proposal is not None
+            return Answer(proposal, lease.digest)
+        return LeaseEnded(lease.id, lease.digest, ended.how)
 
     def _count(self) -> Counts:
         leases = self._leases

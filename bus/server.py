@@ -51,16 +51,12 @@ class BusServer:
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         """Where it listens; names the port where `settings.bind` leaves it open."""
         self._router = Router(socket, settings, run, admission)
-        self._events = self._router.events
         self._thread = threading.Thread(target=self._router.run, name="bus", daemon=True)
         self._thread.start()
 
     def poll(self) -> list[Event]:
         """See `bus.channel.Channel`."""
-        events: list[Event] = []
-        while self._events:
-            events.append(self._events.popleft())
-        return events
+        return self._router.take() if self._router.events else []
 
     def can_lease(self) -> bool:
         """See `bus.channel.Channel`."""
@@ -85,10 +81,10 @@ class BusServer:
 
     def wait(self, seconds: float) -> bool:
         """See `bus.channel.Channel`."""
-        if not self._events:
+        if not self._router.events:
             self._router.news.wait(seconds)
         self._router.news.clear()  # what was added before this is found by poll
-        return bool(self._events) or not self._router.ended
+        return bool(self._router.events) or not self._router.ended
 
     def counts(self) -> Counts:
         """See `bus.channel.Channel`."""

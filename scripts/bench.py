@@ -1,6 +1,7 @@
 """Measurements of Tandem on this machine.
 
 scripts/bench overlap       does a slow LLM slow the training down?
+scripts/bench bus           what does the bus cost, with many proposers and under a flood?
 scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
 """
 
@@ -152,7 +153,14 @@ def step(options: argparse.Namespace) -> None:
     gradient_step.step(options)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"overlap": overlap, "step": step}
+def bus(options: argparse.Namespace) -> None:
+    """What the bus costs the loop."""
+    import bus_bench
+
+    bus_bench.bus(options)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"overlap": overlap, "bus": bus, "step": step}
 
 
 def main() -> int:
@@ -166,6 +174,13 @@ def main() -> int:
     told.add_argument("--seconds", type=float, default=14.0, help="length of a window without a proposer")
     told.add_argument("--pairs", type=int, default=3, help="windows with a proposer")
     told.add_argument("--settle", type=float, default=1.5, help="seconds left out after each change")
+    told = commands.add_parser("bus", help="what does the bus cost, with many proposers and under a flood?")
+    told.add_argument("--proposers", type=int, nargs="+", default=[1, 64, 256], help="how many are connected")
+    told.add_argument("--steps", type=float, nargs="+", default=[0.001, 0.1, 2.0], help="seconds of a gradient step")
+    told.add_argument("--seconds", type=float, default=3.0, help="shortest run of each")
+    told.add_argument("--flood", type=int, default=10_000, help="messages a second of the flood")
+    told.add_argument("--pairs", type=int, default=5, help="windows with a flood")
+    told.add_argument("--window", type=float, default=1.5, help="seconds of a window")
     told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
     told.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
