@@ -230,8 +230,8 @@ def test_a_proposer_may_be_there_first():
 
 def test_several_trainers_share_one_proposer():
     with (
-        trainer() as one,
-        trainer() as two,
+        trainer(ready_seconds=5.0) as one,  # the proposer of this process says nothing while the other one starts
+        trainer(ready_seconds=5.0) as two,
         process(PROPOSER, one.endpoint, 0),
         proposer(one.endpoint, two.endpoint) as peer,
     ):
