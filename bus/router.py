@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 import zmq
 
+from bus.admission import Admission
 from bus.channel import Answer, Counts, Event, LeaseEnded
 from bus.codec import BadFrame, Malformed, decode, encode, encode_work
-from bus.leases import Lease, Leases, Peer
+from bus.leases import Ended, Lease, Leases, Peer
 from bus.messages import Ack, Bye, Digest, Message, Proposal, Ready, Reject
 from bus.sockets import SILENT_INTERVALS, Socket, send
 from shared.settings import BusSettings
@@ -46,12 +47,12 @@ Result = TypeVar("Result")
 class Router:
     """Serves proposers at `socket` until `leave` is called. Only `run` touches socket and leases.
 
-    Other threads may use `call`, the attributes below, and nothing else.
+    Other threads may use `call`, `take`, and the attributes without an underscore.
     """
 
-    def __init__(self, socket: Socket, settings: BusSettings, run: str) -> None:
-        self.events: deque[Event] = deque()
-        """Events that the training loop has not taken."""
+    def __init__(self, socket: Socket, settings: BusSettings, run: str, admission: Admission | None) -> None:
+        self.events: list[Event] = []
+        """Events that the training loop has not taken; `take` takes them."""
         self.free = False
         """Whether a proposer can take a lease."""
         self.news = threading.Event()
@@ -59,6 +60,7 @@ class Router:
         self.ended = False
         """Whether the thread has ended."""
         self._socket = socket
+        self._admission = admission  # None without CURVE
         self._run = run
         self._lease_seconds = settings.lease_seconds
         self._max_bytes = settings.max_frame_bytes
@@ -69,6 +71,7 @@ class Router:
         self._rejected: Counter[str] = Counter()
         self.counts = self._count()
         """State of the bus after the last pass."""
+        self._handover = threading.Lock()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._sleeper, self._waker = sockets.socketpair()
         self._sleeper.setblocking(False)
@@ -76,8 +79,10 @@ class Router:
         self._poller, self._calls_poller = zmq.Poller(), zmq.Poller()
         for poller in (self._poller, self._calls_poller):
             poller.register(self._sleeper, zmq.POLLIN)
+            if admission:
+                poller.register(admission.socket, zmq.POLLIN)
         self._poller.register(socket, zmq.POLLIN)
-        self._frames: list[bytes] = []  # of a message that is read in part, without those beyond the third
+        self._frames: list[zmq.Frame] = []  # of a message that is read in part, without those beyond the third
         self._answers: dict[str, Proposal] = {}  # by lease, until its end is published
         self._told: set[str] = set()  # live leases that the training loop knows of
         self._leaving = False
@@ -101,6 +106,12 @@ class Router:
         if self.ended:
             self._cancel_calls()
         return future
+
+    def take(self) -> list[Event]:
+        """All events at once, however many there are."""
+        with self._handover:
+            events, self.events = self.events, []
+        return events
 
     def run(self) -> None:
         """Serve until `leave`. An error of ours costs the proposers, not the training."""
@@ -141,6 +152,8 @@ class Router:
         self._sleep()
         while self._calls and not self._leaving:
             self._perform(*self._calls.popleft())
+        if self._admission and (refused := self._admission.answer()):
+            self._rejected["key"] += refused
         if time.monotonic() >= self._resume:
             began = time.thread_time()
             self._receive()
@@ -183,24 +196,26 @@ class Router:
 
     def _publish(self) -> None:
         """Let the training loop see what changed."""
-        news = False
-        for ended in self._leases.take_ended():
-            lease, proposal = ended.lease, self._answers.pop(ended.lease.id, None)
-            if lease.id not in self._told:
-                continue  # it could not be sent, so the training loop never saw it
-            self._told.remove(lease.id)
-            if ended.how == "settled":
-                assert proposal is not None
-                self.events.append(Answer(proposal, lease.digest))
-            else:
-                self.events.append(LeaseEnded(lease.id, lease.digest, ended.how))
-            news = True
+        events = [event for ended in self._leases.take_ended() if (event := self._event(ended))]
+        with self._handover:
+            self.events += events
         free = self._leases.free_credits > 0
-        news = news or (free and not self.free)
+        news = events or (free and not self.free)
         self.free = free
         self.counts = self._count()
         if news:
             self.news.set()
+
+    def _event(self, ended: Ended) -> Event | None:
+        """What the training loop hears of the end of a lease; None if the lease could not be sent."""
+        lease, proposal = ended.lease, self._answers.pop(ended.lease.id, None)
+        if lease.id not in self._told:
+            return None
+        self._told.remove(lease.id)
+        if ended.how == "settled":
+            assert proposal is not None
+            return Answer(proposal, lease.digest)
+        return LeaseEnded(lease.id, lease.digest, ended.how)
 
     def _count(self) -> Counts:
         leases = self._leases
@@ -213,21 +228,25 @@ class Router:
         readies: dict[Peer, Ready] = {}
         for _ in range(FRAMES_PER_PASS):
             try:
-                frame = self._socket.recv(zmq.NOBLOCK)
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._finish_turn()
                 break
             if len(self._frames) < 3:  # MAXMSGSIZE limits a frame, not their number: the rest is not kept
                 self._frames.append(frame)
-            if self._socket.getsockopt(zmq.RCVMORE):
+            if frame.more:
                 continue
-            peer, *frames = self._frames
+            peer, frames = self._frames[0].bytes, self._frames[1:]
             self._frames = []
+            if self._admission and not self._admission.admits(frame):
+                self._reject(peer, Reject(reason="key", detail="this key is admitted no longer"))
+                self._leases.gone(peer)
+                continue
             self._note(peer)
             try:
                 if len(frames) != 1:
                     raise Malformed("a message is one frame")
-                message = decode(frames[0], self._max_bytes)
+                message = decode(frames[0].bytes, self._max_bytes)
             except BadFrame as error:
                 self._rejected[error.reason] += 1
                 if error.answerable:
@@ -293,6 +312,8 @@ class Router:
             self._leases.gone(peer)
         self._publish()
         self._socket.close()
+        if self._admission:
+            self._admission.close()
         self.ended = True
         self._cancel_calls()
         self._waker.close()
