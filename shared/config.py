@@ -41,6 +41,15 @@ def recipe_summary(name: str) -> str:
     return (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
 
 
+def recipe_settings(name: str) -> Settings:
+    """The settings of a packaged recipe or a TOML file, without environment and command line.
+
+    Raises:
+        UserError: there is none of that name, or it is wrong.
+    """
+    return _join(_file_layers(name))
+
+
 class CommandLine(argparse.ArgumentParser):
     """A parser with the recipe as argument and `--section.key` for every setting.
 
