@@ -19,6 +19,7 @@ from trainer.report.plot import Chart, Dot, Series, Span, line_chart
 from trainer.report.run import Run
 from trainer.report.text import setting, visible
 
+NO_VALUE = "\u2013"
 MOST_DIGESTS = 12
 """Digests whose pushes are shown, evenly over the run."""
 MOST_CANDIDATES = 1_000
@@ -86,7 +87,7 @@ def tiles(run: Run) -> list[Tile]:
     counted = [count for count in tokens if count is not None]
     cost = [event.cost for event in view.proposals.values() if event.cost is not None]
     note = f"{sum(counted):,} tokens" if counted else "tokens not counted"
-    found.append(Tile("LLM time", duration(sum(seconds)) if seconds else "–", note))
+    found.append(Tile("LLM time", duration(sum(seconds)) if seconds else NO_VALUE, note))
     if cost:
         found.append(Tile("LLM cost", f"{sum(cost):.4g}", "in the currency of the prices set"))
     return found
@@ -252,7 +253,8 @@ def pushes(run: Run) -> tuple[list[DigestLeased], int]:
 
 def candidates(run: Run) -> list[CandidateRow]:
     """Every candidate, those that were tried first, then by score; the same text once, with a count."""
-    view, rows, counts = run.view, {}, Counter[tuple[str, str]]()
+    view, counts = run.view, Counter[tuple[str, str]]()
+    rows: dict[tuple[str, str], CandidateRow] = {}
     fated = set()
     for outcome in view.outcomes.values():
         key = outcome.words, outcome.fate
@@ -295,14 +297,15 @@ def costs(run: Run) -> list[tuple[str, str]]:
         ("lane-steps on lanes that were not adopted", f"{wasted:,}{share}"),
         ("scoring", f"{len(view.scored):,} candidates" + (f" in {duration(sum(scoring))}" if scoring else "")),
         ("training time", duration(elapsed) if elapsed else "not recorded"),
-        ("bus and restarts, scoring included", f"{bus / elapsed:.1%} of the training time" if elapsed else "–"),
+        ("bus and restarts, scoring included", f"{bus / elapsed:.1%} of the training time" if elapsed else NO_VALUE),
     ]
 
 
 def settings_rows(run: Run) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Settings that differ from the defaults, and the others."""
     defaults = dict(flat(Settings.model_construct().model_dump()))
-    changed, rest = [], []
+    changed: list[tuple[str, str]] = []
+    rest: list[tuple[str, str]] = []
     for name, value in flat(run.config):
         row = visible(name, 100), setting(name, value)
         (rest if name in defaults and defaults[name] == value else changed).append(row)
@@ -336,23 +339,23 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def number(value: Any, digits: int = 3) -> str:
     """A number, or a dash where there is none."""
-    return f"{value:.{digits}f}" if isinstance(value, int | float) and isfinite(value) else "–"
+    return f"{value:.{digits}f}" if isinstance(value, int | float) and isfinite(value) else NO_VALUE
 
 
 def signed(value: Any) -> str:
     """A number with its sign, or a dash."""
-    return f"{value:+.3f}" if isinstance(value, int | float) and isfinite(value) else "–"
+    return f"{value:+.3f}" if isinstance(value, int | float) and isfinite(value) else NO_VALUE
 
 
 def percent(value: Any) -> str:
     """A share in percent, or a dash."""
-    return f"{value:.1%}" if isinstance(value, int | float) and isfinite(value) else "–"
+    return f"{value:.1%}" if isinstance(value, int | float) and isfinite(value) else NO_VALUE
 
 
 def duration(seconds: float) -> str:
     """Seconds in the unit that people would use."""
     if not isfinite(seconds):
-        return "–"
+        return NO_VALUE
     if seconds < 90:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -386,7 +389,7 @@ def _words(view: View, lane: int) -> str:
 
 def _median_age(view: View) -> str:
     ages = [max(0, event.step - event.asked) for event in view.proposals.values()]
-    return f"{median(ages):g}" if ages else "–"
+    return f"{median(ages):g}" if ages else NO_VALUE
 
 
 def _step_of(dot: Dot) -> float:

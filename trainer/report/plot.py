@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import ceil, floor, isfinite, log10
 from typing import Literal
 
@@ -146,7 +147,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def _labelled(values: list[float]) -> list[tuple[float, str]]:
-    gap = min((after - before for before, after in zip(values, values[1:], strict=False)), default=0.1)
+    gap = min((after - before for before, after in pairwise(values)), default=0.1)
     digits = min(6, max(0, -floor(log10(gap)))) if gap > 0 else 2
     return [(value, f"{value:.{digits}f}") for value in values]
 
