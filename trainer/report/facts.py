@@ -23,7 +23,7 @@ NO_VALUE = "\u2013"
 MOST_DIGESTS = 12
 """Digests whose pushes are shown, evenly over the run."""
 MOST_CANDIDATES = 1_000
-MOST_BINS = 150
+MOST_BINS = 80
 """Means drawn of the training losses of one lane."""
 TRIED_FIRST = ("adopted", "dropped", "unfinished", "trying", "waiting", "outscored", "stale", "duplicate", "empty")
 FATES = {
@@ -126,7 +126,7 @@ def progress(run: Run) -> str:
     """The state in words."""
     state, done, budget = run.state(), run.view.lane_steps, run.budget
     if state == "finished":
-        return "finished"
+        return f"finished, {done:,} lane-steps"
     told = {"stopped": "stopped at", "running": "running,", "stale": "stale: no news from it since"}[state]
     return f"{told} {done:,} of {budget:,} lane-steps" if budget else f"{told} {done:,} lane-steps"
 

@@ -53,7 +53,12 @@ def render(runs: Sequence[Run]) -> str:
 
 def render_live(run: Run) -> str:
     """The report with the script that keeps it up to date."""
-    return _page(visible(run.name), sections([run]), _asset("live.js"))
+    return _page(visible(run.name), sections([run]), script())
+
+
+def script() -> str:
+    """What keeps the live page up to date."""
+    return _asset("live.js")
 
 
 def sections(runs: Sequence[Run]) -> Markup:
@@ -63,18 +68,17 @@ def sections(runs: Sequence[Run]) -> Markup:
     return _render("runs.html", **_runs_values(runs))
 
 
-def policy(script: str) -> str:
+def policy(code: str) -> str:
     """The Content-Security-Policy of a page: its own style and script, its own address for the script, no more."""
     rules = ["default-src 'none'", f"style-src '{_digest(_asset('style.css'))}'", "img-src data:"]
-    if script:
-        rules += [f"script-src '{_digest(script)}'", "connect-src 'self'"]
+    if code:
+        rules += [f"script-src '{_digest(code)}'", "connect-src 'self'"]
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
 
 
-def _page(title: str, body: Markup, script: str) -> str:
+def _page(title: str, body: Markup, code: str) -> str:
     style = Markup(_asset("style.css"))
-    code = Markup(script)
-    return _render("page.html", title=title, body=body, style=style, script=code, policy=Markup(policy(script)))
+    return _render("page.html", title=title, body=body, style=style, script=Markup(code), policy=Markup(policy(code)))
 
 
 def _run_values(run: Run) -> dict[str, Any]:
