@@ -79,7 +79,7 @@ def tiles(run: Run) -> list[Tile]:
     found = [
         Tile("development loss", f"{number(losses[0] if losses else None)} → {number(best)}", "start → best"),
         _test_tile(summary),
-        Tile("adopted", f"{len(_adopted(view))} of {len(_tried(view))}", "of the candidates tried"),
+        Tile("adopted", f"{len(adopted(view))} of {len(_tried(view))}", "of the candidates tried"),
         Tile("age of an answer", _median_age(view), "lane-steps, median"),
     ]
     seconds = [event.seconds for event in view.proposals.values() if event.seconds is not None]
@@ -148,7 +148,7 @@ def loss_chart(run: Run, width: int, height: int) -> Chart | None:
         for digest in view.digests.values()
         if digest.step not in asked
     ]
-    marks = [(event.step, f"adopted at {event.step}: {visible(event.words, 100)}") for event in _adopted(view)]
+    marks = [(event.step, f"adopted at {event.step}: {visible(event.words, 100)}") for event in adopted(view)]
     return line_chart(
         f"Development loss of {visible(run.name, 100)} by lane-steps, a line a lane",
         dev_series(run),
@@ -226,7 +226,7 @@ def lineage(run: Run) -> list[Ancestor]:
     first = next(iter(view.evaluations.values()), None)
     words = told or (str(settings.get("words")) if source == "words" else first.words if first else "")
     start = Ancestor(0, visible(words), {"random": "noise, near", "vocabulary": "random words"}.get(source, "start"))
-    return [start, *(Ancestor(e.step, visible(e.words), "adopted", e.gain) for e in _adopted(view))]
+    return [start, *(Ancestor(e.step, visible(e.words), "adopted", e.gain) for e in adopted(view))]
 
 
 def nearest(run: Run) -> tuple[str, float | None, int] | None:
@@ -364,7 +364,7 @@ def duration(seconds: float) -> str:
 
 def adopted_of_tried(run: Run) -> tuple[int, int]:
     """Candidates adopted, and tried."""
-    return len(_adopted(run.view)), len(_tried(run.view))
+    return len(adopted(run.view)), len(_tried(run.view))
 
 
 def _tried(view: View) -> list[OutcomeReached]:
@@ -372,14 +372,15 @@ def _tried(view: View) -> list[OutcomeReached]:
     return [event for event in view.outcomes.values() if event.fate in ("adopted", "dropped")]
 
 
-def _adopted(view: View) -> list[OutcomeReached]:
+def adopted(view: View) -> list[OutcomeReached]:
+    """Outcomes of candidates that replaced the incumbent, oldest first."""
     return [event for event in view.outcomes.values() if event.fate == "adopted"]
 
 
 def _incumbents(view: View) -> set[int]:
     """Lanes that are or were the incumbent."""
     first = next((event.lanes[0].lane for event in view.evaluations.values() if event.lanes), 0)
-    return {first, *(event.lane for event in _adopted(view) if event.lane is not None)}
+    return {first, *(event.lane for event in adopted(view) if event.lane is not None)}
 
 
 def _words(view: View, lane: int) -> str:
