@@ -1,8 +1,19 @@
-"""What the trainer's loop asks of the bus, whatever is behind it: sockets, a function, or a recorded run."""
+"""The trainer's side of the bus, whatever is behind it: sockets, a function in this process, or a recorded run.
+
+The contract:
+
+- `lease(digest, proposals)` asks for up to `proposals` answers to one digest and returns the leases that were granted.
+- Each of these leases ends in exactly one event from `poll`: an `Answer`, which settles it, or a `LeaseEnded`, which
+  says that no answer will come. A request is done when it is settled; after a `LeaseEnded` it can be made again.
+- A channel that continues a recorded run ends the leases of the process before it: the first `poll` returns a
+  `LeaseEnded` for each.
+- `poll`, `can_lease` and `counts` take microseconds. `wait` is the only call that sleeps.
+- All calls come from one thread.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from bus.leases import Lease
 from bus.messages import Digest, Outcome, Proposal
@@ -14,43 +25,68 @@ class Answer:
 
     proposal: Proposal
     digest: Digest
-    """What was leased; its `step` says how old the answer's view is."""
+    """The digest that was leased; its `step` tells the age of the proposer's view."""
+
+
+@dataclass(frozen=True)
+class LeaseEnded:
+    """A lease that ended without an answer."""
+
+    lease: str
+    digest: Digest
+    how: Literal["released", "expired", "gone"]
+    """released: the proposer gave it back, busy or because its LLM failed; expired: no answer in time;
+    gone: the proposer left or fell silent, or the trainer was restarted."""
+
+
+Event = Answer | LeaseEnded
 
 
 @dataclass(frozen=True)
 class Counts:
-    """For the metrics."""
+    """State of the bus, for the metrics."""
 
     peers: int
-    """Proposers that are there."""
+    """Proposers that are connected."""
     live: int
-    """Leases not yet ended."""
+    """Leases that have not ended."""
     ended: Mapping[str, int]
-    """Leases that ended, by how."""
-    rejected: dict[str, int]
-    """Messages that were rejected, by reason."""
+    """Leases that ended, by how; never decreases."""
+    rejected: Mapping[str, int]
+    """Messages that were rejected, by reason; never decreases."""
 
 
 class Channel(Protocol):
-    """The trainer's side of the bus. `now` is in seconds of one clock that never goes back."""
+    """The trainer's side of the bus."""
 
-    def poll(self, now: float) -> list[Answer]:
-        """The answers that have arrived. Called once a step; never waits."""
+    def poll(self) -> list[Event]:
+        """The events since the last call, oldest first. Called every iteration; never waits."""
 
     def can_lease(self) -> bool:
-        """Whether a proposer waits for work, so that building a digest is worth it."""
+        """Whether a proposer is free, so that building a digest is worth its cost. Called every iteration."""
 
-    def lease(self, digest: Digest, now: float) -> Lease | None:
-        """Send `digest` to the next proposer; None if nobody can take it after all."""
+    def lease(self, digest: Digest, proposals: int) -> list[Lease]:
+        """Lease `digest` up to `proposals` times, spread over the proposers that are free.
+
+        Fewer leases come back if fewer can be taken; none if the free proposer left since `can_lease`.
+
+        Raises:
+            TooLong: the digest does not fit into a frame.
+        """
 
     def tell(self, outcome: Outcome) -> None:
         """Send `outcome` to every proposer; never waits."""
 
-    def wait(self, seconds: float) -> None:
-        """Sleep until there is something to poll, or `seconds` are over."""
+    def wait(self, seconds: float) -> bool:
+        """Sleep until there may be an event to poll or a proposer to lease to, at most `seconds`.
+
+        Returns:
+            False if waiting is useless: nothing more comes until the caller leases or trains on. A replay and an
+            in-process proposer know that; a socket always returns True.
+        """
 
     def counts(self) -> Counts:
-        """How things stand."""
+        """Proposers, leases and rejected messages."""
 
     def close(self) -> None:
-        """Leave."""
+        """Leave the bus. Idempotent."""

@@ -1,19 +1,22 @@
-"""Both ends of the bus in one process, without sockets: the proposer is a function."""
+"""Trainer and proposer in one process, without sockets: the proposer is a function."""
 
 from collections.abc import Callable
+from math import inf
 
-from bus.channel import Answer, Counts
+from bus.channel import Answer, Counts, Event, LeaseEnded
 from bus.leases import Lease, Leases
 from bus.messages import Digest, Outcome, Proposal, Usage
 
-PEER = b"memory"
-FOREVER_SECONDS = 1e9  # finite, because a record writes a lease's seconds down
+PEER = b"in process"
 
 
 class InProcessChannel:
-    """A `bus.channel.Channel` whose only proposer is `propose`, run at once when it is given a lease.
+    """A `bus.channel.Channel` whose only proposer is `propose`, called when it is given a lease.
 
-    `propose` gives candidates in words, or None to give the lease back. `hear` is told every outcome.
+    Args:
+        propose: returns candidates in words, or None to give the lease back.
+        model: the name of the proposer in proposals.
+        hear: called with every outcome.
     """
 
     def __init__(
@@ -26,46 +29,49 @@ class InProcessChannel:
         self._propose = propose
         self._model = model
         self._hear = hear
-        self._leases = Leases(lease_seconds=FOREVER_SECONDS, forget_seconds=FOREVER_SECONDS)
+        self._leases = Leases(lease_seconds=inf, forget_seconds=inf)
         self._leases.ready(PEER, 1, [], now=0.0)
-        self._answers: list[Answer] = []
+        self._events: list[Event] = []
 
-    def poll(self, now: float) -> list[Answer]:
+    def poll(self) -> list[Event]:
         """See `bus.channel.Channel`."""
-        answers, self._answers = self._answers, []
-        for answer in answers:
-            self._leases.settle(answer.proposal.lease, PEER, now)
-        self._leases.ready(PEER, 1, [], now)
-        return answers
+        if not self._events:
+            return []
+        events, self._events = self._events, []
+        self._leases.ready(PEER, 1, [], now=0.0)
+        return events
 
     def can_lease(self) -> bool:
         """See `bus.channel.Channel`."""
-        return self._leases.can_grant()
+        return self._leases.free_credits > 0
 
-    def lease(self, digest: Digest, now: float) -> Lease | None:
-        """See `bus.channel.Channel`. The answer is there when this returns."""
-        lease = self._leases.grant(digest, now)
+    def lease(self, digest: Digest, proposals: int) -> list[Lease]:
+        """See `bus.channel.Channel`. The answer can be polled when this returns."""
+        lease = self._leases.grant(digest, now=0.0) if proposals > 0 else None
         if lease is None:
-            return None
+            return []
         candidates = self._propose(digest)
         if candidates is None:
-            self._leases.release(lease.id, PEER, now)
-            return lease
-        proposal = Proposal(lease=lease.id, model=self._model, candidates=candidates, usage=Usage(seconds=0.0))
-        self._answers.append(Answer(proposal, digest))
-        return lease
+            self._leases.release(lease.id, PEER)
+            self._events.append(LeaseEnded(lease.id, digest, "released"))
+        else:
+            self._leases.settle(lease.id, PEER)
+            proposal = Proposal(lease=lease.id, model=self._model, candidates=candidates, usage=Usage(seconds=0.0))
+            self._events.append(Answer(proposal, digest))
+        return [lease]
 
     def tell(self, outcome: Outcome) -> None:
         """See `bus.channel.Channel`."""
         if self._hear is not None:
             self._hear(outcome)
 
-    def wait(self, seconds: float) -> None:
-        """Nothing to wait for: what will come is there already."""
+    def wait(self, seconds: float) -> bool:  # noqa: ARG002  the answer is there or never comes
+        """See `bus.channel.Channel`. Never sleeps."""
+        return bool(self._events)
 
     def counts(self) -> Counts:
         """See `bus.channel.Channel`."""
         return Counts(len(self._leases.peers), len(self._leases.live), dict(self._leases.ended), {})
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """See `bus.channel.Channel`."""

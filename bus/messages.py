@@ -68,9 +68,10 @@ class Fate(Part):
     """What became of one candidate."""
 
     words: Words
-    fate: Literal["adopted", "dropped", "outscored", "duplicate", "empty", "stale", "unfinished"]
+    fate: Literal["adopted", "dropped", "outscored", "duplicate", "empty", "late", "diverged", "unfinished"]
     """adopted: it replaced the incumbent; dropped: it lost its trial; outscored: measured, not tried;
-    duplicate, empty: not measured; stale: its lease was void; unfinished: the budget ended before its trial did."""
+    duplicate, empty: not measured; late: the budget left was too small to try it; diverged: its loss became NaN or
+    infinite; unfinished: the budget ended before its trial did."""
     score: float | None = None
     """Development loss of the words themselves, before any step."""
     gain: float | None = None

@@ -1,96 +1,200 @@
-"""The append-only record of a run: every digest leased, every proposal and every outcome, one JSON line each."""
+"""The append-only record of a run: one totally ordered log of what passed between the trainer and the bus.
 
+Every line is a JSON object: a sequence number, the lane-steps when it happened, and what happened: a digest was leased,
+a proposal settled its lease, a lease ended without an answer, or an outcome was sent.
+"""
+
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from bus.channel import Answer, Channel, Counts
+from bus.channel import Answer, Channel, Counts, Event, LeaseEnded
 from bus.leases import Lease
-from bus.messages import Count, Digest, Outcome, Part, Proposal, Work
+from bus.messages import Count, Digest, Outcome, Part, Proposal, Short
 from shared.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Leased(Part):
+    """A call of `Channel.lease`."""
+
+    kind: Literal["leased"] = "leased"
+    leases: list[Short]
+    """The leases it granted; none if the free proposer had left."""
+    digest: Digest
+
+
+class Ended(Part):
+    """A lease ended without an answer."""
+
+    kind: Literal["ended"] = "ended"
+    lease: Short
+    how: Literal["released", "expired", "gone"]
 
 
 class Entry(Part):
     """One line of a record."""
 
+    sequence: Count
+    """Counts the entries from 0."""
     step: Count
-    """Lane-steps spent when it happened."""
-    message: Annotated[Work | Proposal | Outcome, Field(discriminator="kind")]
+    """Lane-steps when it happened."""
+    event: Annotated[Leased | Ended | Proposal | Outcome, Field(discriminator="kind")]
 
 
 class RecordingChannel:
-    """A `bus.channel.Channel` that passes everything on to `end` and appends it to the file at `path`.
+    """A `bus.channel.Channel` that passes everything on to `channel` and appends it to the file at `path`.
 
-    `step` tells the lane-steps spent so far.
+    A run that is resumed goes on in the same file: entries after the checkpoint are cut off, and the leases that were
+    live end as gone, which the first `poll` returns. A full disk does not end training: entries wait in memory until
+    they can be written.
+
+    Args:
+        channel: where proposals come from.
+        path: the record; made if absent.
+        step: tells the lane-steps so far.
+        truncate_to: `offset` of the checkpoint that is resumed, in bytes. None keeps every whole line.
+
+    Raises:
+        UserError: the file cannot be read or written, or is not the record that the checkpoint speaks of.
     """
 
-    def __init__(self, end: Channel, path: Path, step: Callable[[], int]) -> None:
-        self._end = end
+    def __init__(
+        self, channel: Channel, path: Path, step: Callable[[], int], *, truncate_to: int | None = None
+    ) -> None:
+        self._channel = channel
+        self._path = path
         self._step = step
-        self.can_lease = end.can_lease  # as it is, without a detour: it is asked every step
-        _drop_torn_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._unwritten = bytearray()
+        self._failing = False
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._size = _cut(self._file, path, truncate_to)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        entries = list(read(path))
+        self._sequence = len(entries)
+        self._unreported: list[Event] = _void(entries)
+        self.can_lease = channel.can_lease  # directly, as it is called every iteration
 
-    def poll(self, now: float) -> list[Answer]:
+    def poll(self) -> list[Event]:
         """See `bus.channel.Channel`."""
-        answers = self._end.poll(now)
-        for answer in answers:
-            self._write(answer.proposal)
-        return answers
+        events = self._channel.poll()
+        if self._unreported:
+            events, self._unreported = self._unreported + events, []
+        for event in events:
+            match event:
+                case Answer():
+                    self._write(event.proposal)
+                case LeaseEnded():
+                    self._write(Ended(lease=event.lease, how=event.how))
+        return events
 
-    def lease(self, digest: Digest, now: float) -> Lease | None:
+    def lease(self, digest: Digest, proposals: int) -> list[Lease]:
         """See `bus.channel.Channel`."""
-        lease = self._end.lease(digest, now)
-        if lease is not None:
-            self._write(Work(lease=lease.id, seconds=lease.expires - now, digest=digest))
-        return lease
+        leases = self._channel.lease(digest, proposals)
+        self._write(Leased(leases=[lease.id for lease in leases], digest=digest))
+        return leases
 
     def tell(self, outcome: Outcome) -> None:
         """See `bus.channel.Channel`."""
         self._write(outcome)
-        self._end.tell(outcome)
+        self._channel.tell(outcome)
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """See `bus.channel.Channel`."""
-        self._end.wait(seconds)
+        return bool(self._unreported) or self._channel.wait(seconds)
 
     def counts(self) -> Counts:
         """See `bus.channel.Channel`."""
-        return self._end.counts()
+        return self._channel.counts()
+
+    def offset(self) -> int:
+        """The size of the record in bytes, once all of it is on disk. A checkpoint keeps it for `truncate_to`.
+
+        Raises:
+            OSError: the disk is full or failed.
+        """
+        self._flush()
+        os.fsync(self._file)
+        return self._size
 
     def close(self) -> None:
         """See `bus.channel.Channel`."""
-        self._end.close()
-        self._file.close()
+        self._channel.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
-    def _write(self, message: Work | Proposal | Outcome) -> None:
-        self._file.write(Entry(step=self._step(), message=message).model_dump_json() + "\n")
-        self._file.flush()
+    def _write(self, event: Leased | Ended | Proposal | Outcome) -> None:
+        entry = Entry(sequence=self._sequence, step=self._step(), event=event)
+        self._sequence += 1
+        self._unwritten += entry.model_dump_json().encode() + b"\n"
+        try:
+            self._flush()
+        except OSError as error:
+            if not self._failing:
+                log.warning("%s: cannot be written (%s); training goes on", self._path, error.strerror)
+            self._failing = True
+
+    def _flush(self) -> None:
+        """Write what waits. A line that was cut by a full disk is completed by the next call."""
+        while self._unwritten:
+            written = os.write(self._file, self._unwritten)
+            del self._unwritten[:written]
+            self._size += written
+        self._failing = False
 
 
 def read(path: Path) -> Iterator[Entry]:
     """The entries of a record. A last line that was cut off while it was written is left out.
 
     Raises:
-        UserError: the file cannot be read, or one of its lines is no entry.
+        UserError: the file cannot be read, or one of its lines is not the entry that comes next.
     """
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    for number, line in enumerate(lines[:-1], start=1):  # after the last newline stands nothing, or a torn line
+    for sequence, line in enumerate(lines[:-1]):  # the part after the last newline is empty or a torn line
+        where = f"{path}, line {sequence + 1}"
         try:
-            yield Entry.model_validate_json(line)
+            entry = Entry.model_validate_json(line)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
-            raise UserError(f"{path}, line {number}: no entry of a record ({fault['msg']})") from None
+            raise UserError(f"{where}: not an entry of a record ({fault['msg']})") from None
+        if entry.sequence != sequence:
+            raise UserError(f"{where}: entry {entry.sequence} stands where entry {sequence} should; use a whole record")
+        yield entry
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cut what stands after the last newline: a run that is resumed would write on in that line."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+def _cut(file: int, path: Path, truncate_to: int | None) -> int:
+    """Cut the file to whole lines, and to the checkpoint; its size then."""
+    content = os.pread(file, os.fstat(file).st_size, 0)
+    size = content.rfind(b"\n") + 1 if truncate_to is None else truncate_to
+    if size > len(content) or content[size - 1 : size] not in (b"\n", b""):
+        raise UserError(
+            f"{path}: has no entry that ends at byte {size}, where its checkpoint was saved; "
+            "put the record of this run back"
+        )
+    os.ftruncate(file, size)
+    return size
+
+
+def _void(entries: list[Entry]) -> list[Event]:
+    """Ends for the leases that were live when the recorded process stopped."""
+    live: dict[str, Digest] = {}
+    for entry in entries:
+        match entry.event:
+            case Leased() as leased:
+                live.update(dict.fromkeys(leased.leases, leased.digest))
+            case Proposal() | Ended() as end:
+                live.pop(end.lease, None)
+            case Outcome():
+                pass
+    return [LeaseEnded(lease, digest, "gone") for lease, digest in live.items()]

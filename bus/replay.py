@@ -1,13 +1,15 @@
-"""A recorded run's side of the bus: the same proposals at the same lane-steps, without any LLM."""
+"""The trainer's side of a recorded run: the same events at the same lane-steps, without an LLM."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
+from typing import get_args
 
-from bus.channel import Answer, Counts
-from bus.leases import Lease
-from bus.messages import Digest, Outcome, Proposal, Work
-from bus.record import Entry, read
+from bus.channel import Answer, Counts, Event, LeaseEnded
+from bus.leases import Ending, Lease
+from bus.messages import Digest, Outcome, Proposal
+from bus.record import Ended, Entry, Leased, read
 from shared.errors import UserError
 
 PEER = b"record"
@@ -16,66 +18,90 @@ PEER = b"record"
 class ReplayChannel:
     """A `bus.channel.Channel` that plays back the record at `path`.
 
-    `step` tells the lane-steps spent so far. A run with the settings of the recorded one then asks and is
-    answered as that one was.
+    Entries come back strictly in the recorded order: an answer only after its lease was asked for again. A trainer
+    with the settings of the recorded run then asks and is answered as that run was.
+
+    Args:
+        path: the record.
+        step: tells the lane-steps so far.
 
     Raises:
-        UserError: the record cannot be read, or answers what it never leased; the line names the file.
+        UserError: the record cannot be read, or ends a lease that is not live; the line names the file.
     """
 
     def __init__(self, path: Path, step: Callable[[], int]) -> None:
+        self._path = path
         self._step = step
-        self._leased: dict[str, Digest] = {}
-        self._work: deque[tuple[int, Work]] = deque()
-        self._answers: deque[tuple[int, Answer]] = deque()
-        self._out: set[str] = set()
-        self._settled = 0
-        for number, entry in enumerate(read(path), start=1):
-            self._load(entry, f"{path}, line {number}")
+        self._entries: deque[Entry] = deque()
+        self._live: dict[str, Digest] = {}
+        self._ended: Counter[str] = Counter(dict.fromkeys(get_args(Ending), 0))
+        recorded: set[str] = set()
+        for entry in read(path):
+            match entry.event:
+                case Leased() as leased:
+                    recorded.update(leased.leases)
+                case Proposal() | Ended() as end:
+                    if end.lease not in recorded:
+                        raise UserError(f"{path}, line {entry.sequence + 1}: ends a lease that is not live")
+                    recorded.remove(end.lease)
+                case Outcome():
+                    continue  # the replay makes its own
+            self._entries.append(entry)
 
-    def poll(self, now: float) -> list[Answer]:  # noqa: ARG002  the recorded step decides, not the clock
-        """See `bus.channel.Channel`."""
-        due: list[Answer] = []
-        while self._answers and self._answers[0][0] <= self._step():
-            due.append(self._answers.popleft()[1])
-        self._settled += len(due)
-        return due
+    def poll(self) -> list[Event]:
+        """See `bus.channel.Channel`.
+
+        Raises:
+            UserError: the recorded run leased a digest at an earlier step, and this one did not.
+        """
+        events: list[Event] = []
+        while entry := self._due():
+            match entry.event:
+                case Proposal() as proposal:
+                    self._ended["settled"] += 1
+                    events.append(Answer(proposal, self._live.pop(proposal.lease)))
+                case Ended() as ended:
+                    self._ended[ended.how] += 1
+                    events.append(LeaseEnded(ended.lease, self._live.pop(ended.lease), ended.how))
+                case _:
+                    break
+            self._entries.popleft()
+        if entry and entry.step < self._step():
+            raise UserError(
+                f"{self._path}, line {entry.sequence + 1}: the recorded run leased a digest after {entry.step} "
+                "lane-steps and this one did not; replay with the version, model and data of the recorded run"
+            )
+        return events
 
     def can_lease(self) -> bool:
         """See `bus.channel.Channel`."""
-        return bool(self._work) and self._work[0][0] <= self._step()
+        entry = self._due()
+        return entry is not None and isinstance(entry.event, Leased)
 
-    def lease(self, digest: Digest, now: float) -> Lease | None:
-        """See `bus.channel.Channel`. The lease has the recorded name."""
-        if not self.can_lease():
-            return None
-        _, work = self._work.popleft()
-        self._out.add(work.lease)
-        return Lease(work.lease, PEER, digest, now + work.seconds)
+    def lease(self, digest: Digest, proposals: int) -> list[Lease]:  # noqa: ARG002  as many as the recorded run got
+        """See `bus.channel.Channel`. The leases have the recorded names."""
+        entry = self._due()
+        if entry is None or not isinstance(entry.event, Leased):
+            return []
+        self._entries.popleft()
+        self._live.update(dict.fromkeys(entry.event.leases, digest))
+        return [Lease(lease, PEER, digest, expires=inf) for lease in entry.event.leases]
 
     def tell(self, outcome: Outcome) -> None:
         """Nobody listens."""
 
-    def wait(self, seconds: float) -> None:
-        """Nothing to wait for: answers come by the step."""
+    def wait(self, seconds: float) -> bool:  # noqa: ARG002  events come by the step, not by the clock
+        """See `bus.channel.Channel`. Never sleeps; False unless the next entry is an event of this step."""
+        entry = self._due()
+        return entry is not None and not isinstance(entry.event, Leased)
 
     def counts(self) -> Counts:
         """See `bus.channel.Channel`."""
-        live = sum(answer.proposal.lease in self._out for _, answer in self._answers)
-        unanswered = len(self._out) - live - self._settled
-        return Counts(1, live, {"settled": self._settled, "released": 0, "expired": unanswered, "gone": 0}, {})
+        return Counts(1, len(self._live), dict(self._ended), {})
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """See `bus.channel.Channel`."""
 
-    def _load(self, entry: Entry, where: str) -> None:
-        match entry.message:
-            case Work() as work:
-                self._leased[work.lease] = work.digest
-                self._work.append((entry.step, work))
-            case Proposal() as proposal:
-                if proposal.lease not in self._leased:
-                    raise UserError(f"{where}: answers a lease that the record does not have")
-                self._answers.append((entry.step, Answer(proposal, self._leased[proposal.lease])))
-            case Outcome():
-                pass  # the replay makes its own
+    def _due(self) -> Entry | None:
+        """The next entry, if its step has come."""
+        return self._entries[0] if self._entries and self._entries[0].step <= self._step() else None

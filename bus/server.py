@@ -7,7 +7,7 @@ from collections import Counter
 
 import zmq
 
-from bus.channel import Answer, Counts
+from bus.channel import Answer, Counts, Event, LeaseEnded
 from bus.codec import BadFrame, Malformed, decode, encode
 from bus.leases import Lease, Leases, Peer
 from bus.messages import Bye, Digest, Heard, Message, Outcome, Proposal, Ready, Reject, Work
@@ -52,40 +52,46 @@ class BusServer:
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         """Where it listens; tells the port where `settings.bind` left it open."""
 
-    def poll(self, now: float) -> list[Answer]:
+    def poll(self) -> list[Event]:
         """See `bus.channel.Channel`."""
-        answers: list[Answer] = []
+        now = time.monotonic()
+        answers: list[Event] = []
         look = now >= self._look_due
         if self._unread or (look and self._arrivals.poll(0)):
             self._receive(answers, now)
         if look:  # after receiving: what has arrived must count first
             self._look_due = now + LOOK_SECONDS
             self._leases.expire(now)
+        for ended in self._leases.take_ended():
+            if ended.how != "settled":
+                answers.append(LeaseEnded(ended.lease.id, ended.lease.digest, ended.how))
         return answers
 
     def can_lease(self) -> bool:
         """See `bus.channel.Channel`."""
-        return self._leases.can_grant()
+        return self._leases.free_credits > 0
 
-    def lease(self, digest: Digest, now: float) -> Lease | None:
+    def lease(self, digest: Digest, proposals: int) -> list[Lease]:
         """See `bus.channel.Channel`.
 
         Raises:
             TooLong: the digest does not fit into a frame.
         """
-        while lease := self._leases.grant(digest, now):
+        leases: list[Lease] = []
+        while len(leases) < proposals and (lease := self._leases.grant(digest, time.monotonic())):
             if self._send(lease.peer, Work(lease=lease.id, seconds=self._lease_seconds, digest=digest)):
-                return lease
-        return None
+                leases.append(lease)
+        return leases
 
     def tell(self, outcome: Outcome) -> None:
         """See `bus.channel.Channel`."""
         self._send_all(outcome)
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """See `bus.channel.Channel`."""
         self._unread = True
         self._socket.poll(int(seconds * 1000))
+        return True
 
     def counts(self) -> Counts:
         """See `bus.channel.Channel`."""
@@ -102,7 +108,7 @@ class BusServer:
         self._socket.close()
         self._context.term()
 
-    def _receive(self, answers: list[Answer], now: float) -> None:
+    def _receive(self, answers: list[Event], now: float) -> None:
         self._unread = True
         for _ in range(MESSAGES_PER_POLL):
             try:
@@ -121,19 +127,19 @@ class BusServer:
             else:
                 self._take(peer, message, answers, now)
 
-    def _take(self, peer: Peer, message: Message, answers: list[Answer], now: float) -> None:
+    def _take(self, peer: Peer, message: Message, answers: list[Event], now: float) -> None:
         match message:
             case Ready():
                 self._leases.ready(peer, message.credits, message.holding, now)
                 self._send_frame(peer, self._heard)
             case Proposal():
-                if lease := self._leases.settle(message.lease, peer, now):
+                if lease := self._leases.settle(message.lease, peer):
                     answers.append(Answer(message, lease.digest))
                 else:
                     self._reject(peer, Reject(reason="lease", lease=message.lease))
             case Reject():
                 if message.lease is not None:
-                    self._leases.release(message.lease, peer, now)
+                    self._leases.release(message.lease, peer)
             case Bye():
                 self._leases.gone(peer)
             case _:

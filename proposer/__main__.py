@@ -8,10 +8,10 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from proposer.metrics import ProposerMetrics
 from shared import health, logs
 from shared.config import CommandLine
 from shared.errors import run_command
-from shared.metrics import ProposerMetrics
 from shared.settings import Settings
 
 log = logging.getLogger("proposer")

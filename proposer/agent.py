@@ -17,8 +17,8 @@ from proposer.backoff import Backoff
 from proposer.chain import Answer, ProposalChain
 from proposer.llm_errors import describe, is_timeout
 from proposer.memory import Memory
+from proposer.metrics import ProposerMetrics
 from shared.health import Health
-from shared.metrics import ProposerMetrics
 from shared.settings import ProposerSettings
 from shared.text import cut
 

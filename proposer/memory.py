@@ -9,7 +9,7 @@ from proposer.parsing import key
 MOST_RUNS = 16
 """Runs remembered; the one not heard of for longest is forgotten first."""
 
-UNINFORMATIVE = frozenset({"duplicate", "empty", "stale"})
+UNINFORMATIVE = frozenset({"duplicate", "empty", "late"})
 """Fates that say nothing of the words; they do not replace one that does."""
 
 

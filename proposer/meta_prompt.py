@@ -126,7 +126,8 @@ def _fate(fate: Fate) -> str:
         "outscored": "not tried: others measured better",
         "duplicate": "a repetition",
         "empty": "not usable",
-        "stale": "came too late",
+        "late": "came too late",
+        "diverged": "made the loss infinite",
         "unfinished": "still in training when the run ended",
     }[fate.fate]
     numbers = [

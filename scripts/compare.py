@@ -2,7 +2,7 @@
 
     scripts/compare agnews sst2 --data ../shared/data --seeds 1-10
 
-Each run is kept in its own folder, so a comparison that was stopped goes on where it was. The arm
+Each run is kept in its own folder, so a comparison that was stopped continues where it was. The arm
 llm is the real thing: a proposer process, asked over ZeroMQ while the trainer trains.
 """
 
@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
@@ -25,21 +25,15 @@ from shared import logs  # noqa: E402 - the checkout must be found first
 
 logs.set_up()
 
-import torch  # noqa: E402
-
 from shared.config import CommandLine  # noqa: E402
 from shared.errors import UserError, run_command  # noqa: E402
-from shared.health import Health  # noqa: E402
-from shared.metrics import TrainerMetrics  # noqa: E402
 from shared.settings import Settings  # noqa: E402
+from trainer import api  # noqa: E402
 from trainer.backbones import load_backbone  # noqa: E402
-from trainer.listening import open_bus  # noqa: E402
-from trainer.result.finalize import finalize  # noqa: E402
-from trainer.runs.directory import SUMMARY, RunDirectory, read_json  # noqa: E402
+from trainer.backbones.backbone import Backbone  # noqa: E402
+from trainer.runs.directory import SUMMARY, read_json  # noqa: E402
 from trainer.runs.signals import Stopped, StopSignals  # noqa: E402
-from trainer.search.schedule import resolve_budget  # noqa: E402
-from trainer.tasks import load_task  # noqa: E402
-from trainer.tune import TuningContext, Watch, tune  # noqa: E402
+from trainer.tasks.examples import Task  # noqa: E402
 
 ARMS = {
     "head": ["--restarts.policy", "none", "--prompt.frozen"],
@@ -57,10 +51,10 @@ def main() -> int:
     options, extra = _parse()
     if options.data and not options.data.is_dir():
         raise UserError(f"--data {options.data}: there is no such folder")
+    logging.getLogger("trainer").setLevel(logging.WARNING)
     signals = StopSignals()
-    signals.install()
     try:
-        with _proposer(options.arms, extra) as endpoint:
+        with signals.installed(), _proposer(options.arms, extra) as endpoint:
             for recipe in options.recipes:
                 _run_recipe(recipe, options, ["--bus.bind", endpoint, *extra], signals)
     except Stopped:
@@ -135,34 +129,32 @@ def _proposer(arms: list[str], extra: list[str]) -> Iterator[str]:
 
 
 def _run_recipe(recipe: str, options: argparse.Namespace, extra: list[str], signals: StopSignals) -> None:
-    context: TuningContext | None = None
+    hooks = api.Hooks(load=SharedBackbone(), signals=signals)
     for seed in options.seeds:
         for arm in options.arms:
             path = _path(recipe, arm, seed, options)
-            if (path / SUMMARY).exists():
-                continue
             data = ["--task.path", str(_data(options.data, recipe))] if options.data else []
+            own = ["--folder", str(path.parent), "--name", path.name, "--seed", str(seed), "--no-baseline"]
             line = CommandLine("scripts/compare", "")
-            settings = line.resolve(line.parse_args([recipe, "--seed", str(seed), *data, *ARMS[arm], *extra]))
-            torch.set_num_threads(settings.threads or 1)  # the other processor is the LLM's
-            task = load_task(settings.task, seed)
-            settings = resolve_budget(settings, len(task.train.examples))
-            health = Health(settings.metrics.stale_seconds)
-            backbone = context.backbone if context else load_backbone(settings, task)
-            context = TuningContext(task, backbone, health.beat)  # the backbone keeps what it encoded for all runs
-            watch = Watch(TrainerMetrics(recipe=recipe, run=path.name), health, signals)
-            _run_arm(settings, context, path, watch)
-            found = read_json(path / SUMMARY)
-            print(f"{recipe} seed {seed} {arm}: test {_test(found):.2%}, {found['seconds']:.0f} s", flush=True)
+            settings = line.resolve(line.parse_args([recipe, *own, *data, *ARMS[arm], *extra]))
+            settings = settings.model_copy(update={"threads": settings.threads or 1})  # the other core is the LLM's
+            is_new = not (path / SUMMARY).exists()
+            result = api.run(settings, if_exists="resume", hooks=hooks)
+            if is_new:
+                summary = result.summary
+                print(f"{recipe} seed {seed} {arm}: test {_test(summary):.2%}, {summary['seconds']:.0f} s", flush=True)
 
 
-def _run_arm(settings: Settings, context: TuningContext, path: Path, watch: Watch) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = RunDirectory(path)
-    logging.getLogger("trainer").setLevel(logging.WARNING)
-    result, state = tune(settings, context, folder, watch, open_bus(settings, folder.name))
-    finalize(settings, context, folder, state, {"result": result}, "result")
-    folder.close()
+class SharedBackbone:
+    """Loads the frozen model of a recipe once; it keeps what it has encoded for all seeds and arms."""
+
+    def __init__(self) -> None:
+        self._loaded: Backbone | None = None
+
+    def __call__(self, settings: Settings, task: Task) -> Backbone:
+        """The model, for `trainer.api.Hooks`."""
+        self._loaded = self._loaded or load_backbone(settings, task)
+        return self._loaded
 
 
 def _path(recipe: str, arm: str, seed: int, options: argparse.Namespace) -> Path:
@@ -177,7 +169,7 @@ def _data(root: Path, recipe: str) -> Path:
     return next((path for path in (root / recipe, *named) if path.is_dir()), root / recipe)
 
 
-def _test(summary: dict[str, Any]) -> float:
+def _test(summary: Mapping[str, Any]) -> float:
     """What the task is measured by, on test."""
     return float(summary["test"][summary["measure"]])
 

@@ -30,7 +30,7 @@ from trainer.backbones import choose_device, load_family
 from trainer.paths import find_folder, find_model
 from trainer.search.batches import batch_indices
 from trainer.search.evaluation import losses
-from trainer.search.lanes import backward, open_lane, optimizer_step, stack_lanes
+from trainer.search.lanes import backward, open_lane, optimizer_step, stack_lanes, zero_grad
 from trainer.tasks.examples import Example
 
 LABELS = ["entailment", "not_entailment"]
@@ -79,7 +79,8 @@ class Steps:
         def step(number: int) -> None:
             rows = batch_indices(number, BATCH, len(inputs), 1, lengths)
             logits = backbone.logits(stack_lanes(lanes), inputs[rows], training=True)
-            backward(lanes, losses(logits, self.targets[rows]))
+            zero_grad(lanes)
+            backward(losses(logits, self.targets[rows]))
             optimizer_step(lanes, LR)
 
         def way(number: int, rounds: int) -> float:

@@ -26,8 +26,8 @@ from shared import logs  # noqa: E402
 from shared.errors import UserError, run_command  # noqa: E402
 from shared.settings import BackboneSettings, PromptSettings, TaskSettings  # noqa: E402
 from trainer.backbones.dual_encoder import DualEncoder  # noqa: E402
+from trainer.backbones.stack import stack  # noqa: E402
 from trainer.search.evaluation import evaluate  # noqa: E402
-from trainer.search.lanes import stack  # noqa: E402
 from trainer.tasks import load_task  # noqa: E402
 
 SPLITS = {"train": 48, "test": 50}

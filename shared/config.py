@@ -72,8 +72,11 @@ class CommandLine(argparse.ArgumentParser):
         """One line instead of a page of usage."""
         raise UserError(f"{message}; `{self.prog} --help` explains every setting")
 
-    def resolve(self, options: argparse.Namespace) -> Settings:
+    def resolve(self, options: argparse.Namespace, saved: tuple[str, dict[str, Any]] | None = None) -> Settings:
         """Join all layers; `options` is what `parse_args` gave.
+
+        With `saved`, the origin and values of a run's settings, these stand in the place of recipe and file; the run's
+        name is left to the command line.
 
         Raises:
             UserError: a value is unknown, of the wrong type or impossible; the line names key and origin.
@@ -82,9 +85,12 @@ class CommandLine(argparse.ArgumentParser):
             typed = dict(self._settings(parsed_args=options)())
         except SettingsError as error:
             raise UserError(f"the command line: {error}") from None
-        recipe = typed.pop("recipe", None) or os.environ.get("TANDEM_RECIPE") or "demo"
-        layers = [*_file_layers(recipe), Layer("the environment", _environment()), Layer("the command line", typed)]
-        return _join(layers)
+        if saved is None:
+            recipe = typed.pop("recipe", None) or os.environ.get("TANDEM_RECIPE") or "demo"
+            base = _file_layers(recipe)
+        else:
+            base = [Layer(saved[0], {**saved[1], "name": None})]
+        return _join([*base, Layer("the environment", _environment()), Layer("the command line", typed)])
 
 
 def load(values: dict[str, Any], origin: str) -> Settings:

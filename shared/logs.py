@@ -1,8 +1,7 @@
-"""Plain lines: what happens, and warnings, each on one line.
+"""Log records as plain lines, one each.
 
-On standard output, because that is where people look under honcho, which also adds time and process name; on
-standard error where a program's output is its result.
-Text that came from an LLM is made harmless here, once, for every line.
+They go to standard output, which honcho shows with time and process name; to standard error in programs whose output
+is their result. Every line is made safe to print here.
 """
 
 import io
@@ -10,6 +9,8 @@ import logging
 import os
 import sys
 from typing import TextIO
+
+from shared.text import hide_credentials, printable
 
 ROOMS = ("shared", "bus", "trainer", "proposer")
 
@@ -20,18 +21,18 @@ QUIET = {
     "DATASETS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""Read by the libraries when they are imported."""
+"""Environment variables that the libraries read when they are imported."""
 
 
 def set_up(stream: TextIO | None = None) -> None:
-    """Write our own lines from INFO on, and those of libraries from WARNING on, to `stream` or standard output.
+    """Write our own records from INFO on, and those of libraries from WARNING on, to `stream` or standard output.
 
-    Call it first thing in a program, before anything imports transformers or datasets.
+    Call it at the start of a program, before transformers or datasets are imported.
     """
     for name, value in QUIET.items():
-        os.environ.setdefault(name, value)  # who wants to hear more still can
+        os.environ.setdefault(name, value)  # a value set by the user wins
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Into a pipe, lines come out at once; a terminal that cannot show a character shows its code.
+        # Lines reach a pipe at once; a character that the encoding lacks is printed as its code.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     handler = _Lines(stream or sys.stdout)
     handler.setFormatter(_OneLine())
@@ -59,13 +60,13 @@ class _Lines(logging.Handler):
             else:
                 self._stream.write(line + "\n")
         except OSError:
-            pass  # whoever read our output has gone; that must not end the run
+            pass  # the reader of our output has gone, which must not end the run
         except Exception:
             self.handleError(record)
 
 
 class _OneLine(logging.Formatter):
-    """The message, on one line and without control characters. Only errors show their traceback."""
+    """The message on one line, safe to print. Only errors show their traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Make the line."""
@@ -73,11 +74,11 @@ class _OneLine(logging.Formatter):
         if record.levelno >= logging.WARNING:
             line = f"{record.levelname.lower()}: {line}"
         if not record.exc_info:
-            return _clean(line)
+            return _safe(line)
         if record.levelno >= logging.ERROR:
-            return f"{_clean(line)}\n{self.formatException(record.exc_info)}"
-        return _clean(f"{line} ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})")
+            return "\n".join(map(_safe, [line, *self.formatException(record.exc_info).split("\n")]))
+        return _safe(f"{line} ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})")
 
 
-def _clean(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)
+def _safe(text: str) -> str:
+    return printable(hide_credentials(text))

@@ -14,6 +14,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,9
 TextFormat = Literal["text", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
 GlueFormat = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "wnli"]
 Format = TextFormat | GlueFormat | Literal["image"]
+Projection = Literal["cosine", "l2"]
 Endpoint = Annotated[str, StringConstraints(pattern=r"^(tcp|ipc)://.+$")]
 
 
@@ -100,7 +101,7 @@ class PromptSettings(Section):
     """Start from words, from words drawn at random from the vocabulary, or from Gaussian noise."""
     words: str = "a text about"
     """The words to start from when init is words."""
-    projection: Literal["cosine", "l2"] = "cosine"
+    projection: Projection = "cosine"
     """How the words nearest to a prompt are found."""
     per_class: bool = False
     """dual_encoder: every class has a prompt of its own, as CoOp's class-specific contexts."""

@@ -20,8 +20,6 @@ import pytest
 from bus.in_process import InProcessChannel
 from shared.config import load
 from shared.errors import run_command
-from shared.health import Health
-from shared.metrics import TrainerMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
 hypothesis.settings.register_profile("steady", deadline=None)  # a busy machine is no fault
@@ -72,8 +70,8 @@ def context():
     import torch
 
     from trainer.backbones import load_backbone
+    from trainer.search.context import TuningContext
     from trainer.tasks import load_task
-    from trainer.tune import TuningContext
 
     torch.set_num_threads(1)
     settings = make_settings()
@@ -105,25 +103,29 @@ class Runs:
 
         `stop_after` asks it to stop after so many turns; `propose` answers its digests in place of its source.
         """
-        from trainer import tune
-        from trainer.listening import open_bus
-        from trainer.runs.directory import CONFIG, RunDirectory
+        from trainer.runs.directory import CONFIG, RECORD, RunDirectory
         from trainer.runs.signals import Stopped
+        from trainer.search.events import Stepped
+        from trainer.sources import open_bus
+        from trainer.tuning import tune
 
         settings = make_settings(folder=str(self.root), name=name, **values)
         exists = (self.root / name / CONFIG).exists()
-        folder = RunDirectory(self.root / name) if exists else RunDirectory.create(settings)
-        health = StopAfter(stop_after)
-        self.signals = health.signals
-        watch = tune.Watch(TrainerMetrics(recipe="demo", run=name), health, health.signals)
+        directory = RunDirectory(self.root / name) if exists else RunDirectory.create(settings)
+        self.signals = stop = StopAfter(stop_after)
         bus = InProcessChannel(propose, model="script", hear=hear) if propose else open_bus(settings, name)
-        record = self.root / replay / tune.RECORD if replay else None
+        record = self.root / replay / RECORD if replay else None
+
+        def listen(event):
+            if isinstance(event, Stepped):
+                stop.step()
+
         try:
-            return tune.tune(settings, self.context, folder, watch, bus, record)
+            return tune(settings, self.context, directory, stop, listeners=[listen], bus=bus, record=record)
         except Stopped:
             return None
         finally:
-            folder.close()
+            directory.close()
 
     def events(self, name, kind):
         """Events of one kind from a run's history."""
@@ -131,22 +133,22 @@ class Runs:
         return [event for event in map(json.loads, lines) if event["kind"] == kind]
 
 
-class StopAfter(Health):
-    """Asks a run to stop when its loop has turned so often, as a signal would."""
+def StopAfter(iterations):
+    """Signals that ask a run to stop after `iterations` iterations, as a real one would; None: never."""
+    from trainer.runs.signals import StopSignals
 
-    def __init__(self, iterations):
-        from trainer.runs.signals import StopSignals
+    class Signals(StopSignals):
+        def __init__(self):
+            super().__init__()
+            self.stopping = iterations == 0
+            self.left = iterations
 
-        super().__init__(60.0)
-        self.signals = StopSignals()
-        self.signals.stopping = iterations == 0
-        self.left = iterations
+        def step(self):
+            if self.left is not None:
+                self.left -= 1
+                self.stopping = self.left <= 0
 
-    def beat(self):
-        super().beat()
-        if self.left is not None:
-            self.left -= 1
-            self.signals.stopping = self.left <= 0
+    return Signals()
 
 
 @pytest.fixture(scope="session")
@@ -203,7 +205,7 @@ def run_program(main, *arguments, stdin=""):
     try:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             patch.setattr(sys, "argv", ["program", *map(str, arguments)])
-            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode(errors="surrogateescape"))))
             with pytest.raises(SystemExit) as ended:
                 run_command(main)
     finally:

@@ -12,8 +12,8 @@ from test_decoder import TEMPLATE, bytes_tokenizer, tiny_model
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.encoder import Encoder
+from trainer.backbones.stack import stack
 from trainer.result.adapter import export_adapter
-from trainer.search.lanes import stack
 from trainer.tasks.examples import Example
 
 LABELS = ["yes", "no", "maybe"]
@@ -57,7 +57,7 @@ def test_peft_gives_the_scores_of_a_tuned_decoder(tmp_path):
     tiny_model("llama").save_pretrained(base)
     tokenizer.save_pretrained(base)
     settings = BackboneSettings(family="decoder", path=str(base), template=TEMPLATE)
-    ours = Decoder(settings, ["good", "bad"], "text", torch.device("cpu"))
+    ours = Decoder(settings, PromptSettings(), ["good", "bad"], "text", torch.device("cpu"))
     prompt = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
     rows = ours.prepare([Example((("so it is",),), {"text": "so it is"})], "texts", lambda: None)
     expected = ours.logits(stack([prompt]), rows)[0, 0]

@@ -8,18 +8,22 @@ from bus.messages import Fate
 from shared.errors import UserError
 from trainer.runs.checkpoint import load_checkpoint, save_checkpoint
 from trainer.runs.directory import CHECKPOINT as FILE
-from trainer.runs.directory import has_checkpoint
 from trainer.search.evaluation import EvalResult
-from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, stack_lanes
+from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, stack_lanes, zero_grad
 from trainer.search.pool import Pool, Snapshot
 from trainer.search.prompt_init import PromptInit
 from trainer.search.restarts import Restarts
-from trainer.search.state import State
+from trainer.search.state import RunState
 from trainer.search.trajectory import Trajectory
 
 SETTINGS = make_settings(prompt={"words": "kiwi fig"}, restarts={"policy": "trial", "source": "vocabulary"})
 CPU = torch.device("cpu")
+OFFSETS = {"history.jsonl": 12, "record.jsonl": 34}
 HEAD = {"weight": torch.tensor([[1.0, -2.0]]), "bias": torch.tensor([0.5])}
+
+
+def make_init(fruit):
+    return PromptInit(SETTINGS.prompt, SETTINGS.seed, fruit)
 
 
 def head():
@@ -28,11 +32,12 @@ def head():
 
 def step(lanes):
     heads = torch.stack([lane.head["weight"].square().sum() for lane in lanes])
-    backward(lanes, torch.sin(stack_lanes(lanes).prompts).sum((1, 2)) + heads)
+    zero_grad(lanes)
+    backward(torch.sin(stack_lanes(lanes).prompts).sum((1, 2)) + heads)
     optimizer_step(lanes, SETTINGS.optimizer.lr)
 
 
-def make_state(fruit, starts):
+def make_state(fruit, prompt_init):
     words = Origin("words", "kiwi fig", 0)
     second = Origin("proposal", 'plum \u00e9 "quoted"', 7)
     lanes = [
@@ -43,33 +48,34 @@ def make_state(fruit, starts):
     step(lanes)
     lanes.append(open_lane(4, fruit.embed("lime", 8), HEAD, (words,), SETTINGS))  # has not taken a step yet
     trajectory = Trajectory()
-    trajectory.evaluated(0, lanes[0].prompt, EvalResult(1.0, 0.5), fruit, SETTINGS)
+    trajectory.evaluated(0, lanes[0].prompt, EvalResult(1.0, 0.5), fruit, "cosine")
     trajectory.step(0.7)
     trajectory.fates.append(Fate(words="plum", fate="dropped", score=0.4, gain=-0.2))
     restarts = Restarts(SETTINGS.restarts, SETTINGS.steps)
     restarts.receive(["plum", "olive", "date"], "l1", 0, 3)
     restarts.scored([0.0, 0.1, 0.2])
-    restarts.opened(3, restarts.start(3, 1.0, 1))
+    restarts.opened(3, restarts.start(3, 1.0, True))
     restarts.receive(["peach"], "l2", 3, 4)
     pool = Pool()
     pool.add(Snapshot(0, 4, torch.rand(2, 6), head(), (words,), EvalResult(0.3, 0.75)))
     pool.add(Snapshot(3, 4, torch.rand(1, 6), head(), (words, second), EvalResult(0.2, 0.7)))
-    starts.propose(trajectory.digest("r", 0, lanes[0].prompt, None, ["a", "b"], fruit, SETTINGS))
-    return State(lanes, EvalResult(0.3, 0.75), trajectory, restarts, pool, 9, 5, 5, 1.25, 0.125)
+    prompt_init.random_words()
+    return RunState(lanes, EvalResult(0.3, 0.75), trajectory, restarts, pool, 9, 5, 5, 8, 1.25, 0.125)
 
 
 @pytest.fixture
 def saved(tmp_path, fruit):
-    starts = PromptInit(SETTINGS, fruit)
-    state = make_state(fruit, starts)
-    save_checkpoint(tmp_path, state, starts)
-    return tmp_path, state, starts
+    prompt_init = make_init(fruit)
+    state = make_state(fruit, prompt_init)
+    save_checkpoint(tmp_path, state, prompt_init, OFFSETS)
+    return tmp_path, state, prompt_init
 
 
 def test_all_of_a_state_comes_back(saved, fruit):
     folder, state, _ = saved
-    again = load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU)
-    for name in ("spent", "turns", "opened", "seconds", "stalled_seconds", "dev"):
+    again, offsets = load_checkpoint(folder, SETTINGS, make_init(fruit), CPU)
+    assert offsets == OFFSETS
+    for name in ("lane_steps", "iterations", "opened", "lanes_per_pass", "seconds", "stalled_seconds", "dev"):
         assert getattr(again, name) == getattr(state, name)
     assert again.trajectory.state_dict() == state.trajectory.state_dict()
     assert again.restarts.state_dict() == state.restarts.state_dict()
@@ -86,7 +92,7 @@ def test_all_of_a_state_comes_back(saved, fruit):
 
 def test_the_optimizers_go_on_bit_for_bit(saved, fruit):
     folder, state, _ = saved
-    again = load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU)
+    again, _ = load_checkpoint(folder, SETTINGS, make_init(fruit), CPU)
     for _ in range(3):
         step(state.lanes)
         step(again.lanes)
@@ -96,23 +102,22 @@ def test_the_optimizers_go_on_bit_for_bit(saved, fruit):
 
 
 def test_the_control_draws_on_where_it_was(saved, fruit):
-    folder, state, starts = saved
-    other = PromptInit(SETTINGS, fruit)
+    folder, _, prompt_init = saved
+    other = make_init(fruit)
     load_checkpoint(folder, SETTINGS, other, CPU)
-    digest = state.trajectory.digest("r", 0, state.lanes[0].prompt, None, ["a", "b"], fruit, SETTINGS)
-    assert other.propose(digest) == starts.propose(digest) != PromptInit(SETTINGS, fruit).propose(digest)
+    assert other.random_words() == prompt_init.random_words() != make_init(fruit).random_words()
 
 
 def test_a_newer_checkpoint_replaces_the_older_whole(saved, fruit):
-    folder, state, starts = saved
+    folder, state, prompt_init = saved
     state.lane_steps = 10
-    save_checkpoint(folder, state, starts)
-    assert load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU).lane_steps == 10
+    save_checkpoint(folder, state, prompt_init, OFFSETS)
+    assert load_checkpoint(folder, SETTINGS, make_init(fruit), CPU)[0].lane_steps == 10
     assert [path.name for path in (folder / FILE).parent.iterdir()] == [(folder / FILE).name]
 
 
 def test_a_save_that_is_cut_off_leaves_the_older_one(saved, fruit, monkeypatch):
-    folder, state, starts = saved
+    folder, state, prompt_init = saved
 
     def fail(_, path, __):
         path.write_bytes(b"half of it")
@@ -121,25 +126,23 @@ def test_a_save_that_is_cut_off_leaves_the_older_one(saved, fruit, monkeypatch):
     monkeypatch.setattr("trainer.runs.checkpoint.save_file", fail)
     state.lane_steps = 10
     with pytest.raises(OSError, match="no space"):
-        save_checkpoint(folder, state, starts)
-    assert load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU).lane_steps == 9
+        save_checkpoint(folder, state, prompt_init, OFFSETS)
+    assert load_checkpoint(folder, SETTINGS, make_init(fruit), CPU)[0].lane_steps == 9
 
 
 def refusal(folder, fruit):
     with pytest.raises(UserError) as caught:
-        load_checkpoint(folder, SETTINGS, PromptInit(SETTINGS, fruit), CPU)
+        load_checkpoint(folder, SETTINGS, make_init(fruit), CPU)
     assert str(folder / FILE) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_where_there_is_none_it_says_so(tmp_path, fruit):
-    assert not has_checkpoint(tmp_path)
     refusal(tmp_path, fruit)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_a_damaged_checkpoint_is_refused(saved, fruit, keep):
     folder, *_ = saved
-    assert has_checkpoint(folder)
     content = (folder / FILE).read_bytes()
     (folder / FILE).write_bytes(content[:keep])
     refusal(folder, fruit)
@@ -150,5 +153,5 @@ def test_tensors_that_are_no_checkpoint_are_refused(saved, fruit):
 
     folder, *_ = saved
     for metadata in (None, {"state": "{}"}, {"state": "no JSON"}, {"other": "{}"}):
-        save_file({"starts": torch.zeros(2)}, folder / FILE, metadata)
+        save_file({"prompt_init": torch.zeros(2)}, folder / FILE, metadata)
         refusal(folder, fruit)

@@ -25,7 +25,7 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.augment import random_views
 from trainer.backbones.dual_encoder import DualEncoder
-from trainer.search.lanes import stack
+from trainer.backbones.stack import stack
 from trainer.tasks.examples import Example
 
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10" / "test"

@@ -35,7 +35,7 @@ seconds = st.floats(0, 1e6)
 fates = st.builds(
     Fate,
     words=texts,
-    fate=st.sampled_from(["adopted", "dropped", "outscored", "duplicate", "empty", "stale", "unfinished"]),
+    fate=st.sampled_from(["adopted", "dropped", "outscored", "duplicate", "empty", "late", "diverged", "unfinished"]),
     score=st.none() | floats,
     gain=st.none() | floats,
 )

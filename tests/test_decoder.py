@@ -12,10 +12,10 @@ from torch.testing import assert_close
 
 from shared.config import RECIPES
 from shared.errors import UserError
-from shared.settings import BackboneSettings
+from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.decoder import Decoder
+from trainer.backbones.stack import stack
 from trainer.paths import find_file
-from trainer.search.lanes import stack
 from trainer.tasks.examples import Example
 
 TEMPLATE = "Review: {text}\nSentiment:"
@@ -79,9 +79,9 @@ def folder(tmp_path_factory):
     return save
 
 
-def decoder(path, labels=("good", "bad"), **settings):
+def decoder(path, labels=("good", "bad"), num_tokens=8, **settings):
     values = {"family": "decoder", "path": str(path), "template": TEMPLATE, "max_tokens": 60, **settings}
-    return Decoder(BackboneSettings(**values), list(labels), "text", CPU)
+    return Decoder(BackboneSettings(**values), PromptSettings(num_tokens=num_tokens), list(labels), "text", CPU)
 
 
 def examples(*texts):
@@ -98,16 +98,19 @@ def prompts(model, *lengths):
     return [torch.randn(length, dim, generator=generator).requires_grad_() for length in lengths]
 
 
-def by_hand(model, prompt, text, label):
-    """The log-probability of a label, by the plain model on a sequence of its own."""
+def by_hand(model, prompt, text, label, labels=()):
+    """The log-probability that a label is the answer, by the plain model on a sequence of its own."""
     plain, tokenizer = model.peft_base(), bytes_tokenizer()
     before = tokenizer(TEMPLATE.replace("{text}", text))["input_ids"]
     whole = tokenizer(TEMPLATE.replace("{text}", text) + " " + label)["input_ids"]
     assert whole[: len(before)] == before
     embeds = torch.cat([prompt, plain.get_input_embeddings()(torch.tensor(whole))])
     chances = plain(inputs_embeds=embeds[None]).logits[0].log_softmax(-1)
-    said = range(len(before), len(whole))
-    return torch.stack([chances[len(prompt) + at - 1, whole[at]] for at in said]).sum()
+    answer = range(len(before), len(whole))
+    score = torch.stack([chances[len(prompt) + at - 1, whole[at]] for at in answer]).sum()
+    longer = [tokenizer(TEMPLATE.replace("{text}", text) + " " + other)["input_ids"] for other in labels]
+    following = {ids[len(whole)] for ids in longer if ids[: len(whole)] == whole and len(ids) > len(whole)}
+    return score + (1 - chances[-1, sorted(following)].double().exp().sum()).log().float()
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gpt2"])
@@ -119,7 +122,7 @@ def test_scores_and_gradients_are_those_of_one_sequence_a_label(folder, kind, la
     weights = torch.randn(len(lanes), len(TEXTS), len(labels), generator=torch.Generator().manual_seed(1))
     found = model.logits(stack(lanes), prepare(model, *TEXTS))
     expected = torch.stack(
-        [by_hand(model, lane, text, label) for lane in lanes for text in TEXTS for label in labels]
+        [by_hand(model, lane, text, label, labels) for lane in lanes for text in TEXTS for label in labels]
     ).view_as(weights)
     assert found.dtype == torch.float32
     assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -277,9 +280,9 @@ def test_a_text_is_begun_as_the_tokenizer_begins_one(folder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"template": "{title}:"}, "no column 'title' in the data; there are: text"),
+        ({"template": "{title}:"}, "the data have no column 'title'; they have: text"),
         ({"template": "Answer:"}, "no column in braces"),
-        ({"max_tokens": 5}, "longer than backbone.max_tokens"),
+        ({"max_tokens": 5}, "or raise backbone.max_tokens"),
         ({"labels": ["good", " ", "bad"]}, "' ' (task.labels) has no words"),
         ({"labels": ["good", "good "]}, "are the same tokens"),
         ({"path": "nowhere.gguf"}, "backbone.path = 'nowhere.gguf': there is no such file"),
@@ -292,16 +295,21 @@ def test_what_is_wrong_with_settings_is_said(folder, settings, said):
     assert said in str(error.value)
 
 
-def test_more_tokens_than_the_model_reads_are_refused(folder):
-    model = decoder(folder("llama"), max_tokens=120)
-    with pytest.raises(UserError, match=r"132 tokens .* more than the 128"):
-        model.logits(stack(prompts(model, 12)), prepare(model, "good film " * 200))
+def test_texts_longer_than_the_positions_are_cut_to_fit_behind_the_prompt_and_before_the_label(folder):
+    model = decoder(folder("llama"), LABELS, num_tokens=12, max_tokens=1000)
+    rows = prepare(model, "good film " * 200)
+    assert 120 < rows.lengths.item() + 12 + 3 <= 128  # the last token of a label needs no position
+    assert model.logits(stack(prompts(model, 12)), rows).isfinite().all()
+    with pytest.raises(UserError, match=r"128 positions: prompt.num_tokens = 126"):
+        decoder(folder("llama"), LABELS, num_tokens=126)
 
 
 @pytest.mark.parametrize("format", ["copa", "image"])
 def test_forms_without_label_words_are_refused(folder, format):
     with pytest.raises(UserError, match="scores label words"):
-        Decoder(BackboneSettings(family="decoder", path=str(folder("llama"))), ["one", "two"], format, CPU)
+        Decoder(
+            BackboneSettings(family="decoder", path=str(folder("llama"))), PromptSettings(), ["one", "two"], format, CPU
+        )
 
 
 def test_an_encoder_is_refused(tmp_path):
@@ -321,7 +329,7 @@ def test_a_model_that_keeps_a_state_instead_of_positions_is_refused(tmp_path):
     bytes_tokenizer().save_pretrained(tmp_path)
     config = MambaConfig(vocab_size=len(bytes_tokenizer()), hidden_size=8, state_size=4, num_hidden_layers=1)
     MambaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="in another way than by attention"):
+    with pytest.raises(UserError, match="cannot be driven by input embeddings"):
         decoder(tmp_path)
 
 
@@ -333,7 +341,9 @@ def test_weights_that_are_not_there_are_refused(folder, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"lacks weights of its model, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        UserError, match=r"lacks weights of its frozen part, such as model\.layers\.1\.mlp\.up_proj\.weight"
+    ):
         decoder(tmp_path)
 
 
@@ -342,7 +352,10 @@ def test_a_broken_file_is_refused(folder, tmp_path, name):
     for file in folder("llama").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / name).write_bytes(b"nothing of the kind")
-    with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
+    line = (
+        "cannot be loaded as a causal language model" if name.endswith("gguf") else "model.safetensors cannot be read"
+    )
+    with pytest.raises(UserError, match=line):
         decoder(tmp_path / name if name.endswith("gguf") else tmp_path)
 
 

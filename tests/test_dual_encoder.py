@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.dual_encoder import DualEncoder
+from trainer.backbones.stack import stack
 from trainer.search.evaluation import losses
-from trainer.search.lanes import stack
 from trainer.tasks.examples import Example
 
 SHORT = "a customer message about"
@@ -41,8 +41,7 @@ def placed(backbone, position):
 
 
 def model_of(backbone):
-    (model,) = [value for value in vars(backbone._towers).values() if isinstance(value, nn.Module)]
-    return model
+    return backbone._towers._model
 
 
 def read(backbone, *texts, beat=lambda: None):
@@ -54,7 +53,7 @@ def passes(backbone):
     """Counts the rows that go through the encoder."""
     rows = []
     hook = model_of(backbone).register_forward_pre_hook(
-        lambda _, __, inputs: rows.append(len(inputs.get("input_ids", inputs.get("inputs_embeds")))), with_kwargs=True
+        lambda _, inputs: rows.append(len(inputs[0].get("input_ids", inputs[0].get("inputs_embeds"))))
     )
     try:
         yield rows
@@ -128,7 +127,7 @@ def test_scores_are_cosines_over_the_temperature(backbone):
 
 
 def test_plain_words_label_better_than_chance(context):
-    dev = context.examples(context.task.dev, "development rows")
+    dev = context.encode(context.task.dev, "development rows")
     logits = context.backbone.logits(stack(prompts(context.backbone.vocabulary, SHORT)), dev.inputs)
     assert (logits[0].argmax(-1) == dev.targets).float().mean() > 0.4
 
@@ -136,7 +135,7 @@ def test_plain_words_label_better_than_chance(context):
 @pytest.mark.parametrize("position", TEXTS)
 def test_the_gradient_of_a_lane_is_that_of_the_lane_alone(context, position):
     backbone = placed(context.backbone, position)
-    train = context.examples(context.task.train, "training rows")
+    train = context.encode(context.task.train, "training rows")
     starts = prompts(backbone.vocabulary, SHORT, LONG, "shop")
 
     def gradients(parameters):
@@ -152,7 +151,7 @@ def test_the_gradient_of_a_lane_is_that_of_the_lane_alone(context, position):
 
 def test_the_encoder_stays_frozen(context):
     backbone = context.backbone
-    train = context.examples(context.task.train, "training rows")
+    train = context.encode(context.task.train, "training rows")
     before = backbone.class_embeddings(stack(prompts(backbone.vocabulary, SHORT)))
     parameter = nn.Parameter(prompts(backbone.vocabulary, SHORT)[0])
     losses(backbone.logits(stack([parameter]), train.inputs), train.targets).sum().backward()
@@ -225,7 +224,13 @@ def test_sentences_are_pooled_as_the_encoder_was_trained(tmp_path, first):
 
     path = save_tiny(tmp_path / "model")
     (tmp_path / "model" / "1_Pooling").mkdir()
-    note = {"pooling_mode_cls_token": first, "pooling_mode_mean_tokens": not first}
+    types = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": at, "name": str(at), "path": folder, "type": f"sentence_transformers.models.{types[folder]}"}
+        for at, folder in enumerate(types)
+    ]
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
+    note = {"word_embedding_dimension": 16, "pooling_mode_cls_token": first, "pooling_mode_mean_tokens": not first}
     (tmp_path / "model" / "1_Pooling" / "config.json").write_text(json.dumps(note))
     hidden = (
         AutoModel.from_pretrained(path)

@@ -8,9 +8,9 @@ from small_encoders import SIZES, pair_tokenizer, save_small_encoder, small_conf
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.encoder import Encoder
+from trainer.backbones.stack import stack
 from trainer.backbones.tokenized import TokenizedBatch
 from trainer.search.evaluation import losses
-from trainer.search.lanes import stack
 from trainer.tasks.examples import Example
 
 LABELS = ["yes", "no", "maybe"]
@@ -187,7 +187,7 @@ def test_of_a_pair_the_longer_text_is_cut_and_the_prompt_gets_its_room(small_fol
         ({"format": "image"}, "reads texts, not images"),
         ({"folder": "empty"}, "has no tokenizer that can be loaded"),
         ({"folder": "tokenizer"}, "cannot be loaded as an encoder"),
-        ({"folder": "decoder"}, "is no encoder"),
+        ({"folder": "decoder"}, "is not an encoder"),
         ({"folder": "bodyless"}, "lacks weights of its frozen part"),
     ],
 )

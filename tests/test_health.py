@@ -11,24 +11,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from proposer.metrics import ProposerMetrics, RequestOutcome, State
 from shared import health as health_module
 from shared.errors import UserError
 from shared.health import Health, Server, start
-from shared.metrics import (
-    FATES,
-    LEASE_OUTCOMES,
-    PROPOSER_STATES,
-    REJECT_REASONS,
-    REQUEST_OUTCOMES,
-    ProposerMetrics,
-    TrainerMetrics,
-)
 from shared.settings import MetricsSettings
+from trainer.runs.metrics import FATES, LEASE_OUTCOMES, REJECT_REASONS, TrainerMetrics
 
 ROOT = Path(__file__).parent.parent
 
@@ -108,6 +103,7 @@ def test_trainer_metrics_are_served_as_observed(serve, trainer):
     trainer.candidates.inc("adopted")
     trainer.candidates.inc("something an LLM said")
     trainer.trial_gain.observe(-0.2)
+    trainer.trial_gain.observe(0.02)
     trainer.staleness.observe(7)
     trainer.bus(3, 1, {"settled": 4, "gone": 0}, {"malformed": 2})
     trainer.bus(3, 1, {"settled": 5, "gone": 1}, {"malformed": 2})
@@ -128,8 +124,10 @@ def test_trainer_metrics_are_served_as_observed(serve, trainer):
         ("digests_total",): 1,
         ("candidates_total", "adopted"): 1,
         ("candidates_total", "other"): 1,
-        ("trial_gain_bucket", "-0.3"): 0,
-        ("trial_gain_bucket", "-0.1"): 1,
+        ("trial_margin_bucket", "0.1", "incumbent"): 0,
+        ("trial_margin_bucket", "0.3", "incumbent"): 1,
+        ("trial_margin_sum", "incumbent"): 0.2,
+        ("trial_margin_sum", "challenger"): 0.02,
         ("staleness_steps_sum",): 7,
         ("peers",): 3,
         ("leases_live",): 1,
@@ -187,24 +185,43 @@ def test_names_and_types_follow_the_rules(side, request, serve):
         assert not re.search(r"_(ms|millis|milliseconds|kb|mb|percent)\b", name), name
 
 
-def test_known_labels_are_those_of_the_bus():
-    """The rooms' order forbids shared to import the bus, so the words stand in both."""
-    from typing import get_args
+def observe_everything(metrics):
+    """Give every metric of a process a value, so that each sample it can serve is on the page."""
+    if isinstance(metrics, TrainerMetrics):
+        metrics.step(2, 0.015, 4e-6)
+        metrics.dev_loss.set(0.5)
+        metrics.digests.inc()
+        for gain in (-2.0, -0.2, 0.0, 0.2, 20.0):
+            metrics.trial_gain.observe(gain)
+        metrics.staleness.observe(7)
+        for fate in (*FATES, 'odd "fate"\n'):
+            metrics.candidates.inc(fate)
+        metrics.bus(3, 1, dict.fromkeys(LEASE_OUTCOMES, 4), dict.fromkeys(REJECT_REASONS, 2))
+    else:
+        for outcome in (*get_args(RequestOutcome), "odd"):
+            metrics.request(outcome, 1.5, tokens_in=300, tokens_out=40)
+        metrics.state_changes.inc("asking")
+        metrics.backoff_seconds.set(1.5)
 
-    from bus.leases import Ending
-    from bus.messages import Fate, Reject
 
-    assert get_args(Fate.model_fields["fate"].annotation) == FATES
-    assert get_args(Ending) == LEASE_OUTCOMES
-    assert set(REJECT_REASONS) < set(get_args(Reject.model_fields["reason"].annotation))
+@pytest.mark.parametrize("side", ["trainer", "proposer"])
+def test_the_librarys_own_parsers_read_both_formats(side, request, serve):
+    metrics = request.getfixturevalue(side)
+    server = serve(metrics.registry)
+    for observe in (lambda _: None, observe_everything):
+        observe(metrics)
+        response, body = ask(server, "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+        assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert body.endswith(b"# EOF\n")
+        strict = {(s.name, *s.labels.values()): s.value for f in parse_openmetrics(body.decode()) for s in f.samples}
+        plain = values(ask(server, "/metrics")[1])
+        assert {key for key in strict if key[0].startswith("tandem_")} == {
+            k for k in plain if k[0].startswith("tandem_")
+        }
 
 
-def test_openmetrics_and_gzip_on_request(serve, trainer):
-    server = serve(trainer.registry)
-    response, body = ask(server, "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
-    assert response.headers["Content-Type"].startswith("application/openmetrics-text")
-    assert body.endswith(b"# EOF\n")
-    response, body = ask(server, "/metrics", headers={"Accept-Encoding": "gzip"})
+def test_gzip_on_request(serve, trainer):
+    response, body = ask(serve(trainer.registry), "/metrics", headers={"Accept-Encoding": "gzip"})
     assert response.headers["Content-Encoding"] == "gzip"
     assert values(gzip.decompress(body))
 
@@ -344,7 +361,7 @@ def test_the_page_names_every_metric_and_label(side, request, serve):
     served = set(re.findall(r"^# TYPE (\S+)", body, re.MULTILINE))
     assert served <= named
     assert {name for name in named if name.startswith(f"tandem_{side}_")} <= served, "the page names a metric of old"
-    values = {*FATES, *LEASE_OUTCOMES, *REJECT_REASONS, *REQUEST_OUTCOMES, *PROPOSER_STATES}
+    values = {*FATES, *LEASE_OUTCOMES, *REJECT_REASONS, *get_args(RequestOutcome), *get_args(State)}
     assert values <= named
 
 

@@ -11,7 +11,7 @@ PORTS = (5000, 5100, 5101, 5102)
 """What honcho gives to a trainer and three proposers."""
 
 SUMMARY_KEYS = {"recipe", "seed", "steps", "seconds", "stalled_seconds", "dev", "test", "prompt_words", "lineage"}
-PROPOSAL_KEYS = {"digests_leased", "received", "candidates", "duplicates", "scored", "trials", "adopted", "stale"}
+PROPOSAL_KEYS = {"digests_leased", "received", "candidates", "duplicates", "scored", "trials", "adopted", "late"}
 
 
 def summary(run):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from shared.config import load
-from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, stack, stack_lanes
+from trainer.backbones.stack import stack
+from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, stack_lanes, zero_grad
 
 SETTINGS = load({"optimizer": {"lr": 0.05, "weight_decay": 0.1}}, "a test")
 LENGTHS = (3, 1, 5)
@@ -24,7 +25,8 @@ def losses(stacked):
 
 
 def step(lanes):
-    backward(lanes, losses(stack_lanes(lanes)))
+    zero_grad(lanes)
+    backward(losses(stack_lanes(lanes)))
     optimizer_step(lanes, SETTINGS.optimizer.lr)
 
 

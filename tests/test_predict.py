@@ -1,5 +1,7 @@
 """Labelling new texts with a finished run: in Python, and as a program from arguments, a file or standard input."""
 
+import csv
+import io
 import json
 import shutil
 
@@ -23,7 +25,7 @@ def classifier(finished):
 
 
 def test_it_labels_as_the_run_itself_does(finished, classifier, context):
-    vectors = load_file(finished[0] / "best" / "best.safetensors")["class_vectors"]
+    vectors = load_file(finished[0] / "best" / "best.safetensors")["class_embeddings"]
     rows = context.backbone.prepare([Example(((text,),)) for text in TEXTS], "texts", lambda: None)
     shares = context.backbone.classify(vectors[None], rows)[0].softmax(-1)
     for prediction, row in zip(classifier.predict(TEXTS), shares, strict=True):
@@ -55,7 +57,7 @@ def test_the_lines_beside_the_result_label_as_it_does_without_tandem(finished, c
 @pytest.fixture
 def quick(finished, classifier, monkeypatch):
     """The program, with the run loaded once."""
-    monkeypatch.setattr("trainer.result.classifier.Classifier.load", lambda _: classifier)
+    monkeypatch.setattr("trainer.result.classifier.Classifier.load", lambda *_: classifier)
 
     def label(*arguments, stdin=""):
         return run_program(main, finished[0], *arguments, stdin=stdin)
@@ -81,6 +83,67 @@ def test_json_holds_all_probabilities(quick, classifier):
     rows = [json.loads(line) for line in quick("--json", *TEXTS).out.splitlines()]
     for row, text, prediction in zip(rows, TEXTS, classifier.predict(TEXTS), strict=True):
         assert row == {"example": text, "label": prediction.label, "probabilities": prediction.probabilities}
+
+
+def json_of(ended):
+    assert ended.status == 0, ended
+    return [json.loads(line) for line in ended.out.splitlines()]
+
+
+ODD = ["NA", "01", "2024-01-01", "a\u2028b", "a\x85b", "a\x0cb", "a\tb", 'say "so", twice', "two\nlines"]
+"""Texts that a careless reader changes or splits."""
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "CSV"])
+def test_a_file_of_rows_is_read_as_training_reads_it(quick, tmp_path, suffix, bom):
+    path = tmp_path / f"texts.{suffix}"
+    if suffix == "jsonl":
+        text = "".join(json.dumps({"text": text, "n": 7}, ensure_ascii=False) + "\r\n" for text in ODD)
+    else:
+        table = io.StringIO(newline="")
+        writer = csv.writer(table, delimiter="\t" if suffix == "tsv" else ",")
+        writer.writerows([["n", "text"], *([7, text] for text in ODD)])
+        text = table.getvalue()
+    path.write_text(bom + text, encoding="utf-8", newline="")
+    assert [row["example"] for row in json_of(quick("--json", "--file", path))] == ODD
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_lines_of_text_end_at_line_feeds_alone(quick, tmp_path, bom):
+    lines = [text for text in ODD if "\n" not in text]
+    path = tmp_path / "texts.txt"
+    path.write_text(bom + "\r\n".join(lines), encoding="utf-8", newline="")
+    ended = quick("--json", "--file", path)
+    assert [row["example"] for row in json_of(ended)] == lines
+    assert quick("--json", stdin=bom + "\r\n".join(lines)).out == ended.out
+
+
+def test_a_file_of_rows_without_the_column_is_refused(quick, tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("body,label\na,b\n")
+    line = quick("--file", path).refused()
+    assert "'text'" in line and "task.text" in line
+
+
+HOSTILE = "red \x1b[31malert\x1b[0m \x9b2J \u202eevil\u202c \x07\x7f"
+
+
+def test_what_a_text_holds_never_steers_a_terminal(quick, tmp_path):
+    ended = quick(HOSTILE)
+    assert ended.status == 0 and "alert" in ended.out
+    assert ended.out.removesuffix("\n").isprintable()
+    (row,) = json_of(quick("--json", HOSTILE))
+    assert row["example"] == HOSTILE
+    assert quick("--json", HOSTILE).out.removesuffix("\n").isprintable()
+    assert quick("--file", tmp_path / "\x1b[2J\u202e").refused().isprintable()
+
+
+def test_a_device_that_is_not_there_is_refused(finished):
+    for device in ("cuda:99", "abacus"):
+        line = run_program(main, finished[0], "--device", device, "a text").refused()
+        assert device in line
+    assert run_program(main, finished[0], "--device", "cpu", "a text").status == 0
 
 
 @pytest.mark.parametrize("stdin", ["", "\n \n\t\n"])

@@ -99,7 +99,7 @@ def test_the_largest_digest_makes_a_bounded_text(kind):
             "best": [Measured(words=words, loss=1, accuracy=1)] * 64,
         }
     )
-    text = write(kind, digest, [Fate(words=words, fate="stale")] * 64)
+    text = write(kind, digest, [Fate(words=words, fate="late")] * 64)
     assert len(text) < 12_000
     assert "and 960 more" in text
 

@@ -1,6 +1,7 @@
 """Restarts: the policies, the bounds, and that every candidate comes to exactly one end."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import asdict
 
@@ -29,12 +30,12 @@ def measure(restarts, scores, lane_steps=0):
     """Receive and measure candidates, as words to their loss; the fates of those that the queue dropped."""
     fresh, fates = receive(restarts, list(scores), lane_steps=lane_steps)
     assert not fates
-    return restarts.scored([scores[candidate.words] for candidate in fresh])
+    return [candidate for candidate, _ in restarts.scored([scores[candidate.words] for candidate in fresh])]
 
 
-def begin(restarts, lane, lane_steps=0, loss=1.0, since_lowest=1):
+def begin(restarts, lane, lane_steps=0, loss=1.0, plateau=True):
     """Start the best waiting candidate in `lane`."""
-    candidate = restarts.start(lane_steps, loss, since_lowest)
+    candidate = restarts.start(lane_steps, loss, plateau)
     if candidate is not None:
         restarts.opened(lane, candidate)
     return candidate
@@ -46,10 +47,10 @@ def begin(restarts, lane, lane_steps=0, loss=1.0, since_lowest=1):
 def test_the_first_request_is_due_before_the_first_step_and_the_next_after_every():
     restarts = machine(request_every=40)
     assert restarts.wants(0)
-    restarts.asked(0)
+    restarts.asked(0, ["l"])
     assert not restarts.wants(0) and not restarts.wants(39)
     assert restarts.wants(40)
-    restarts.skip_round(40)
+    restarts.skip_request(40)
     assert not restarts.wants(79) and restarts.wants(80)
     assert restarts.tally.digests_leased == 1
 
@@ -59,11 +60,88 @@ def test_rounds_that_are_told_are_the_only_ones_also_after_a_checkpoint():
     asked = []
     for lane_steps in range(200):
         if restarts.wants(lane_steps):
-            (restarts.skip_round if lane_steps == 60 else restarts.asked)(lane_steps)
+            if lane_steps == 60:
+                restarts.skip_request(lane_steps)
+            else:
+                restarts.asked(lane_steps, ["l"])
+                restarts.settled("l")
             asked.append(lane_steps)
             saved = json.loads(json.dumps(restarts.state_dict()))
             restarts = Restarts.from_state_dict(restarts.settings, restarts.budget, saved)
     assert asked == [30, 60, 90]
+
+
+def test_a_request_that_lost_all_its_leases_is_made_again():
+    restarts = machine(request_every=40)
+    restarts.asked(0, ["one", "two"])
+    restarts.lease_ended("one")
+    assert not restarts.wants(5)
+    restarts.lease_ended("two")
+    assert restarts.wants(5) and restarts.next_request == 40
+    restarts.asked(5, ["three"])
+    assert not restarts.wants(39)
+    restarts.settled("three")
+    assert not restarts.wants(39) and restarts.wants(40)
+
+
+def test_one_answer_of_several_leases_closes_a_request():
+    restarts = machine(request_every=40)
+    restarts.asked(0, ["one", "two"])
+    restarts.settled("one")
+    restarts.lease_ended("two")
+    assert not restarts.wants(39)
+
+
+def test_every_fixed_round_is_answered_however_many_leases_it_takes():
+    rounds, answered = [30, 60, 90], []
+    restarts = Restarts(RestartSettings(policy="always", trial_steps=10), 1000, rounds=rounds)
+    for lane_steps in range(200):
+        if restarts.wants(lane_steps):
+            restarts.asked(lane_steps, [f"lease {lane_steps}"])
+            if lane_steps % 5 == 4:  # before, no lease was answered
+                restarts.settled(f"lease {lane_steps}")
+                answered.append(lane_steps)
+            else:
+                restarts.lease_ended(f"lease {lane_steps}")
+    assert answered == [34, 64, 94]
+
+
+def test_an_open_request_is_made_again_after_a_resume_because_its_leases_ended_with_the_process():
+    restarts = Restarts(RestartSettings(policy="always", trial_steps=10), 1000, rounds=[30, 60])
+    restarts.asked(30, ["lost"])
+    again = Restarts.from_state_dict(restarts.settings, 1000, json.loads(json.dumps(restarts.state_dict())))
+    assert not restarts.wants(31) and again.wants(31)
+    again.asked(31, ["new"])
+    again.settled("new")
+    assert not again.wants(59) and again.wants(60)
+
+
+def test_an_answer_to_an_older_request_does_not_close_the_open_one():
+    restarts = machine(request_every=40)
+    restarts.asked(0, ["old"])
+    restarts.asked(40, ["new"])
+    restarts.settled("old")
+    restarts.lease_ended("new")
+    assert restarts.wants(41)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_candidate_whose_loss_is_not_finite_is_out_and_harms_no_other(loss):
+    restarts = machine()
+    receive(restarts, ["a", "b"])
+    ((candidate, fate),) = restarts.scored([loss, 0.5])
+    assert (candidate.words, fate.fate, fate.score) == ("a", "diverged", None)
+    assert [one.words for one in restarts.waiting] == ["b"] and restarts.tally.diverged == 1
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_challenger_that_diverges_loses_its_trial(loss):
+    restarts = machine()
+    measure(restarts, {"a": 0.5, "b": 0.6})
+    begin(restarts, 1)
+    begin(restarts, 2)
+    assert restarts.judge(1, 1.0, loss).fate == "diverged" and restarts.diverged(2).fate == "diverged"
+    assert not restarts.trials and restarts.tally.diverged == 2 and restarts.tally.adopted == 0
 
 
 def test_plain_prompt_tuning_never_asks():
@@ -77,8 +155,8 @@ def test_nothing_is_asked_or_started_that_the_budget_cannot_train(policy):
     last = 100 - lanes * 10
     assert restarts.wants(last) and not restarts.wants(last + 1)
     measure(restarts, {"a": 0.1, "b": 0.2})
-    assert restarts.start(last + 1, 9.0, 1) is None
-    assert restarts.start(last, 9.0, 1).words == "a"
+    assert restarts.start(last + 1, 9.0, True) is None
+    assert restarts.start(last, 9.0, True).words == "a"
 
 
 # Policies
@@ -100,9 +178,9 @@ def test_trial_waits_for_the_incumbent_to_stop_improving(patience):
     restarts = machine(patience=patience)
     measure(restarts, {"a": 0.1, "b": 0.2})
     if patience:
-        assert begin(restarts, 1, since_lowest=patience - 1) is None
-    assert begin(restarts, 1, since_lowest=patience).words == "a"
-    assert begin(restarts, 2, since_lowest=patience + 1).words == "b"
+        assert begin(restarts, 1, plateau=False) is None
+    assert begin(restarts, 1, plateau=patience > 0).words == "a"
+    assert begin(restarts, 2, plateau=True).words == "b"
 
 
 def test_trial_starts_candidates_that_score_worse_than_the_incumbent():
@@ -141,9 +219,9 @@ def test_a_challenger_is_due_when_it_has_trained_its_steps():
 def test_greedy_starts_only_what_scores_better_than_the_incumbent():
     restarts = machine("greedy")
     measure(restarts, {"a": 0.5})
-    assert restarts.start(0, 0.5, 0) is None
-    assert restarts.start(0, 0.4, 0) is None
-    candidate = restarts.start(0, 0.8, 0)
+    assert restarts.start(0, 0.5, False) is None
+    assert restarts.start(0, 0.4, False) is None
+    candidate = restarts.start(0, 0.8, False)
     fate = restarts.replaced(candidate, 0.8)
     assert (fate.fate, fate.words, fate.score) == ("adopted", "a", 0.5)
     assert fate.gain == pytest.approx(0.3)
@@ -153,7 +231,7 @@ def test_greedy_starts_only_what_scores_better_than_the_incumbent():
 def test_always_starts_what_scores_worse_too():
     restarts = machine("always")
     measure(restarts, {"a": 5.0, "b": 4.0})
-    candidate = restarts.start(0, 0.1, 0)
+    candidate = restarts.start(0, 0.1, False)
     assert candidate.words == "b"
     assert restarts.replaced(candidate, 0.1).gain == pytest.approx(-3.9)
 
@@ -202,12 +280,12 @@ def test_what_holds_nothing_is_empty(empty):
     assert not fresh and fate.fate == "empty"
 
 
-def test_what_comes_too_late_is_stale_and_is_not_measured():
+def test_what_comes_too_late_is_not_measured():
     restarts = machine(budget=100)
     fresh, fates = receive(restarts, ["a", "", "a"], lane_steps=95)
     assert not fresh
-    assert [fate.fate for fate in fates] == ["stale", "empty", "duplicate"]
-    assert restarts.tally.stale == 1
+    assert [fate.fate for fate in fates] == ["late", "empty", "duplicate"]
+    assert restarts.tally.late == 1
 
 
 def test_candidates_remember_their_lease_and_when_it_was_asked():
@@ -250,7 +328,8 @@ def test_at_the_end_the_waiting_were_outscored_and_the_tried_are_unfinished():
 
 def test_a_saved_machine_goes_on_as_it_was():
     restarts = machine(max_challengers=2)
-    restarts.asked(0)
+    restarts.asked(0, ["l"])
+    restarts.settled("l")
     measure(restarts, {"a": 0.1, "b": 0.2, "c": 0.3})
     begin(restarts, 4)
     saved = json.loads(json.dumps(restarts.state_dict()))
@@ -287,7 +366,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         self.lanes = {}
         self.opened = 1
         self.loss = 1.0
-        self.since_lowest = 0
+        self.plateau = False
         self.given = Counter()
         self.ends = Counter()
         self.scores = {}
@@ -317,13 +396,13 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
     def measure(self):
         fresh, before = self.restarts.unscored, self.restarts.tally.scored
         self.measured += [candidate.words.casefold() for candidate in fresh]
-        for candidate in self.restarts.scored([self.scores[candidate.words] for candidate in fresh]):
+        for candidate, _ in self.restarts.scored([self.scores[candidate.words] for candidate in fresh]):
             self.ends[candidate.words] += 1
         assert self.restarts.tally.scored - before == len(fresh) and not self.restarts.unscored
 
     @rule(improved=st.booleans())
     def evaluate(self, improved):
-        self.since_lowest = 0 if improved else self.since_lowest + 1
+        self.plateau = not improved
 
     @rule(scores=st.lists(st.floats(0, 2), min_size=4, max_size=4))
     def turn(self, scores):
@@ -331,7 +410,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         if self.done:
             return
         self.measure()
-        while candidate := self.restarts.start(self.lane_steps, self.loss, self.since_lowest):
+        while candidate := self.restarts.start(self.lane_steps, self.loss, self.plateau):
             if self.restarts.settings.policy == "trial":
                 self.restarts.opened(self.opened, candidate)
                 self.lanes[self.opened] = 0

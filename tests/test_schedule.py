@@ -12,7 +12,7 @@ from trainer.search.schedule import WARMUP_LR, learning_rate, resolve_budget, st
 @pytest.mark.parametrize(("rows", "steps"), [(64, 12), (65, 15), (31, 6), (1, 3)])
 def test_epochs_are_passes_over_the_training_rows(rows, steps):
     settings = make_settings(epochs=3, optimizer={"batch_size": 16})
-    assert resolve_budget(settings, rows).steps == steps == 3 * steps_per_epoch(settings, rows)
+    assert resolve_budget(settings, rows).steps == steps == 3 * steps_per_epoch(16, rows)
 
 
 def test_without_epochs_the_steps_count():

@@ -107,7 +107,7 @@ def test_saved_settings_load_again_as_they_were():
 
 
 def test_each_layer_wins_over_the_one_before(toml, monkeypatch):
-    mine = toml('recipe = "demo"\nsteps = 11\nseed = 12\nevaluations = 3\n[task]\nshots = 5\n')
+    mine = toml('recipe = "demo"\nsteps = 11\nseed = 12\nnum_evals = 3\n[task]\nshots = 5\n')
     assert (resolve("demo").steps, resolve("demo").task.shots) == (600, 16)
     assert (resolve(mine).steps, resolve(mine).seed, resolve(mine).task.shots) == (11, 12, 5)
     monkeypatch.setenv("TANDEM_STEPS", "21")
@@ -119,7 +119,7 @@ def test_each_layer_wins_over_the_one_before(toml, monkeypatch):
 
 
 def test_a_toml_file_keeps_what_it_does_not_name_of_its_recipe(toml):
-    settings = resolve(toml('recipe = "demo"\n[prompt]\ntokens = 3\n'))
+    settings = resolve(toml('recipe = "demo"\n[prompt]\nnum_tokens = 3\n'))
     assert settings.prompt.num_tokens == 3
     assert settings.prompt.words == resolve("demo").prompt.words
     assert settings.task == resolve("demo").task
@@ -176,7 +176,7 @@ IMPOSSIBLE = [
     ("steps", "many"),
     ("steps", ""),
     ("seed", "-1"),
-    ("evaluations", "0"),
+    ("num_evals", "0"),
     ("name", "../elsewhere"),
     ("name", ".hidden"),
     ("name", ""),

@@ -25,7 +25,7 @@ def real(name):
 def load(folder, format, seed=1, **values):
     """Every row of a folder: the validation rows as test, the training rows as training and development."""
     defaults = {"path": str(folder), "format": format, "report": "validation", "shots": "all", "dev_share": 0.25}
-    return load_task(TaskSettings(**{**defaults, **values}), seed)
+    return load_task(TaskSettings(**{**defaults, **values}), seed, "{idx}")
 
 
 def load_hub(folder, format, **values):
@@ -427,6 +427,6 @@ def test_a_broken_row_is_named(tmp_path, format, fault, line):
 def test_columns_of_another_task_are_refused(tmp_path):
     write(tmp_path, train=[RIGHT["wic"]], val=[RIGHT["wic"]])
     with pytest.raises(
-        UserError, match=r"train row 1: there is no column 'premise', which task\.form asks for; .*word"
+        UserError, match=r"train row 1: there is no column 'premise', which task\.format asks for; .*word"
     ):
         load(tmp_path, "rte")

@@ -100,7 +100,7 @@ def test_async_training_does_not_wait_and_the_run_ends_all_the_same(made):
 
 def test_a_finished_run_labels_copas_rows_as_its_summary_says(made, tmp_path):
     settings = read_settings(made / "sync")
-    test = load_task(settings.task, settings.seed).test
+    test = load_task(settings.task, settings.seed, settings.backbone.template).test
     classifier = trainer.load(str(made / "sync"))
     found = [classifier.labels.index(prediction.label) for prediction in classifier.label(test.examples)]
     accuracy = sum(a == b for a, b in zip(found, test.targets.tolist(), strict=True)) / len(found)
@@ -130,7 +130,7 @@ def test_the_adapter_gives_peft_the_logits_of_our_own_prediction(made, roberta):
     base = AutoModelForSequenceClassification.from_pretrained(roberta, num_labels=1)
     model = PeftModel.from_pretrained(base, made / "sync" / "best" / "adapter").eval()
     settings = read_settings(made / "sync")
-    examples = load_task(settings.task, settings.seed).test.examples[:4]
+    examples = load_task(settings.task, settings.seed, settings.backbone.template).test.examples[:4]
     tokenizer = AutoTokenizer.from_pretrained(roberta)
     for example, prediction in zip(examples, trainer.load(str(made / "sync")).label(examples), strict=True):
         tokens = tokenizer(*map(list, zip(*example.choices, strict=True)), padding=True, return_tensors="pt")

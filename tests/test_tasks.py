@@ -10,6 +10,7 @@ from conftest import HELPDESK, ROOT
 from shared.errors import UserError
 from shared.settings import TaskSettings
 from trainer.tasks import load_task
+from trainer.tasks.load import digest_labels
 
 
 def rows(label, count, prefix=""):
@@ -22,14 +23,13 @@ TEST = rows("good", 5, "test ") + rows("bad", 5, "test ")
 
 def write(folder, name, table, ending="jsonl"):
     path = folder / f"{name}.{ending}"
-    frame = pd.DataFrame(table)
     match ending:
         case "jsonl":
             path.write_text("".join(json.dumps(row) + "\n" for row in table))
         case "csv":
-            frame.to_csv(path, index=False)
+            pd.DataFrame(table).to_csv(path, index=False)
         case "parquet":
-            frame.to_parquet(path)
+            pd.DataFrame(table).to_parquet(path)
     return folder
 
 
@@ -257,10 +257,12 @@ def test_a_third_is_reported_where_one_file_is_all_there_is(tmp_path):
 def test_two_columns_stand_side_by_side(tmp_path):
     for name, table in (("train", TRAIN), ("test", TEST)):
         write(tmp_path, name, [{"a": row["text"], "b": "aside", "n": 7, "label": row["label"]} for row in table])
-    example = load(tmp_path, text="a", text2="b").train.examples[0]
+    settings = TaskSettings(path=str(tmp_path), text="a", text2="b", shots=3, dev_shots=3)
+    example = load_task(settings, 1).train.examples[0]
     text = example.columns["a"]
     assert example.choices == ((text, "aside"),)
-    assert example.columns == {"a": text, "b": "aside", "n": "7", "text": text, "text2": "aside"}
+    assert example.columns == {"a": text, "b": "aside", "text": text, "text2": "aside"}
+    assert load_task(settings, 1, "{n} {text}").train.examples[0].columns["n"] == "7"
 
 
 # Refused
@@ -336,16 +338,12 @@ def test_a_row_without_a_label_is_refused(folder):
     assert "test row 11 has no label" in refusal(folder)
 
 
-@pytest.mark.parametrize("text", ["", "  ", None, 7])
+@pytest.mark.parametrize("text", ["", "  ", None, ["a"], {"a": "b"}])
 def test_a_row_without_a_text_is_refused(tmp_path, text):
-    table = (
-        [*TRAIN, {"text": text, "label": "good"}]
-        if not isinstance(text, int)
-        else [{**row, "text": 7} for row in TRAIN]
-    )
-    write(tmp_path, "train", table)
+    write(tmp_path, "train", [*TRAIN, {"text": text, "label": "good"}])
     write(tmp_path, "test", TEST)
-    assert "holds no text" in refusal(tmp_path)
+    line = refusal(tmp_path)
+    assert f"{tmp_path}/train.jsonl: train row 25: column 'text' holds no text" in line
 
 
 @pytest.mark.parametrize(
@@ -367,6 +365,109 @@ def test_a_damaged_file_is_refused(tmp_path, ending, content):
     write(tmp_path, "test", TEST)
     (tmp_path / f"train.{ending}").write_bytes(content)
     assert f"train.{ending}" in refusal(tmp_path)
+
+
+# Labels and texts are those in the file
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("labels", [["NA", "None", "null"], ["01", "1", "2024-01-01"], ["-1", "0", "1.0"]])
+def test_labels_keep_their_spelling(tmp_path, ending, labels):
+    table = [{"text": f"{number}{at}", "label": label} for at, label in enumerate(labels) for number in range(8)]
+    for name, prefix in (("train", "1"), ("test", "2")):
+        rows = [{**row, "text": prefix + row["text"]} for row in table]
+        if ending == "tsv":
+            pd.DataFrame(rows).to_csv(tmp_path / f"{name}.tsv", index=False, sep="\t")
+        else:
+            write(tmp_path, name, rows, ending)
+    task = load(tmp_path)
+    assert task.labels == sorted(labels)
+    assert all(text.isdigit() for text in texts(task.train)), "digits are text"
+
+
+@pytest.mark.parametrize("name", ["d2*", "tickets [v1]", "what?", "50%", "a#b", "a b", "caf\u00e9", "{x}", "a\u2028b"])
+def test_a_path_is_never_a_pattern(tmp_path, name):
+    for sibling, prefix in (("d2", "sibling "), ("d2x", "sibling "), ("tickets v", "sibling "), (name, "own ")):
+        folder = tmp_path / sibling
+        folder.mkdir(exist_ok=True)
+        write(folder, "train", rows("good", 12, prefix) + rows("bad", 12, prefix))
+        write(folder, "test", rows("good", 5, f"{prefix}test ") + rows("bad", 5, f"{prefix}test "))
+    task = load(tmp_path / name)
+    assert all(text.startswith("own ") for split in all_texts(task) for text in split)
+    assert len(task.test.examples) == 10
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("good ", "test row 11: the label 'good ' begins or ends with a blank"),
+        (" good", "test row 11: the label ' good' begins or ends with a blank"),
+        (["good"], "test row 11: the label is a list"),
+        ({"a": "good"}, "test row 11: the label is an object"),
+        (None, "test row 11 has no label"),
+        ("", "test row 11 has no label"),
+        ("caf\udce9", "test.jsonl line 11: column 'label' holds text that is not Unicode"),
+    ],
+)
+def test_a_label_that_is_not_one_is_named_with_file_and_row(folder, label, said):
+    write(folder, "test", [*TEST, {"text": "odd", "label": label}])
+    line = refusal(folder)
+    assert said in line and f"{folder}/test.jsonl" in line
+
+
+def test_a_label_with_a_blank_may_be_named(folder):
+    write(folder, "test", [*TEST, {"text": "odd", "label": "good "}])
+    task = load(folder, labels={"good": "fine", "good ": "fine", "bad": "awful"})
+    assert task.labels == ["fine", "awful"] and len(task.test.examples) == 11
+
+
+@pytest.mark.parametrize("other", ["Good", "GOOD", "\uff47ood"])
+def test_labels_that_differ_only_in_case_are_refused(tmp_path, other):
+    write(tmp_path, "train", TRAIN + rows(other, 12))
+    write(tmp_path, "test", TEST)
+    line = refusal(tmp_path)
+    assert "'good'" in line and f"'{other}'" in line and "case or blanks" in line
+    assert "case or blanks" in refusal(tmp_path, labels={"good": "fine", other: "Fine ", "bad": "awful"})
+    assert load(tmp_path, labels={"good": "fine", other: "fine", "bad": "awful"}).labels == ["fine", "awful"]
+
+
+def test_a_label_longer_than_a_message_takes_is_refused_at_the_start(tmp_path):
+    write(tmp_path, "train", TRAIN + rows("x" * 201, 12))
+    write(tmp_path, "test", TEST)
+    line = refusal(tmp_path)
+    assert "201 characters" in line and "task.labels" in line and len(line) < 500
+    assert len(load(tmp_path, labels={"good": "good", "bad": "bad", "x" * 201: "long"}).labels) == 3
+
+
+def test_more_classes_than_a_digest_takes_are_read(tmp_path):
+    from bus.codec import decode, encode
+    from bus.messages import Digest, Work
+    from shared.settings import BusSettings
+
+    table = [{"text": f"{number} of {label}", "label": f"class {label}"} for label in range(1200) for number in (1, 2)]
+    write(tmp_path, "train", table)
+    write(tmp_path, "test", [{"text": "test", "label": "class 7"}])
+    task = load(tmp_path, shots=1, dev_shots=1)
+    assert len(task.labels) == 1200
+    few = ["a", "b"]
+    assert digest_labels(few) == few
+    for labels in (task.labels, ["\U0001f600" * 200] * 5000, task.labels[:1000]):
+        cut = digest_labels(labels)
+        assert set(cut) <= set(labels) and (cut[0], cut[-1]) == (labels[0], labels[-1])
+        digest = Digest(
+            run="a", sequence=1, step=0, budget=1, task="a", labels=cut, tokens=1, wanted=1,
+            trajectory=[], pushes=[], slope=None, best=[], fates=[],
+        )  # fmt: skip
+        most = BusSettings().max_frame_bytes
+        assert decode(encode(Work(lease="a", seconds=1, digest=digest), most), most).digest == digest
+
+
+def test_a_local_folder_named_as_the_hub_is_never_a_pattern(tmp_path):
+    for name in ("d2*", "d2x"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, "train", TRAIN)
+    with pytest.raises(UserError, match=r"task\.hub"):
+        load_task(TaskSettings(hub=str(tmp_path / "d2*")), 1)
 
 
 # The data that is shipped, and the real sets

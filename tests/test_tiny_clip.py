@@ -15,9 +15,10 @@ import trainer
 from shared.settings import BackboneSettings, PromptSettings, Settings, TaskSettings
 from trainer import predict
 from trainer.backbones.dual_encoder import DualEncoder
+from trainer.backbones.stack import stack
 from trainer.search.batches import batch_indices
 from trainer.search.evaluation import evaluate, losses
-from trainer.search.lanes import backward, open_lane, optimizer_step, stack, stack_lanes
+from trainer.search.lanes import backward, open_lane, optimizer_step, stack_lanes
 from trainer.tasks import load_task
 
 CPU = torch.device("cpu")

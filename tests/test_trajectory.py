@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bus.codec import decode, encode
 from bus.messages import Digest, Fate, Work
+from trainer.search.digest import DigestWriter
 from trainer.search.evaluation import EvalResult
 from trainer.search.trajectory import RECENT, Trajectory
 
@@ -27,12 +28,14 @@ def encoded(digest):
 def mark(trajectory, fruit, losses, words="kiwi fig", settings=SETTINGS):
     for loss in losses:
         step = trajectory.points[-1].step + 10 if trajectory.points else 0
-        trajectory.evaluated(step, fruit.embed(words, 256), EvalResult(loss, 0.5), fruit, settings)
+        trajectory.evaluated(step, fruit.embed(words, 256), EvalResult(loss, 0.5), fruit, settings.prompt.projection)
 
 
 def digest(trajectory, fruit, gradient=None, lane_steps=0, words="kiwi fig", settings=SETTINGS):
     prompt = fruit.embed(words, 256)
-    return trajectory.digest("run", lane_steps, prompt, gradient, LABELS, fruit, settings)
+    task, restarts = settings.task.description, settings.restarts
+    writer = DigestWriter("run", task, LABELS, settings.steps, fruit, settings.prompt, restarts)
+    return writer.write(trajectory, lane_steps, prompt, gradient)
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=60))
@@ -69,10 +72,10 @@ def test_a_plateau_is_where_the_development_loss_no_longer_improves(fruit, losse
     trajectory = Trajectory()
     mark(trajectory, fruit, losses)
     trajectory.step(1.0)
-    assert trajectory.since_lowest == since
+    assert trajectory.is_plateau(patience) == (since >= max(1, patience))
     told = digest(trajectory, fruit, torch.zeros(2, 6), settings=settings).slope
     assert told.plateau == (since >= max(1, patience))
-    assert Trajectory.from_state_dict(trajectory.state_dict()).since_lowest == since
+    assert Trajectory.from_state_dict(trajectory.state_dict()).is_plateau(patience) == told.plateau
 
 
 def test_a_point_tells_the_words_how_near_they_are_and_the_mean_loss_since_the_last(fruit):

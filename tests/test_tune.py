@@ -132,7 +132,7 @@ def test_the_budget_ends_exactly_and_every_candidate_comes_to_an_end(runs, polic
     assert tally.scored + tally.duplicates <= tally.candidates
     told = Counter()
     for line in (runs.root / name / "record.jsonl").read_text().splitlines():
-        message = json.loads(line)["message"]
+        message = json.loads(line)["event"]
         if message["kind"] == "outcome":
             told.update(fate["fate"] for fate in message["fates"])
     assert told.total() == tally.candidates
@@ -162,7 +162,7 @@ class Script:
 
     def __call__(self, digest):
         self.digests.append(digest)
-        return self.answers.pop(0) if self.answers else None
+        return self.answers.pop(0) if self.answers else []
 
     def hear(self, outcome):
         self.fates += outcome.fates
@@ -265,7 +265,7 @@ def test_a_recorded_run_is_replayed_without_its_proposer(runs):
     assert_same(replayed, recorded)
     assert vars(replayed[1].restarts.tally) == vars(recorded[1].restarts.tally)
     record, again = ((runs.root / name / "record.jsonl").read_text().splitlines() for name in ("recorded", "replayed"))
-    fates = [[json.loads(line)["message"].get("fates") for line in lines] for lines in (record, again)]
+    fates = [[json.loads(line)["event"].get("fates") for line in lines] for lines in (record, again)]
     assert fates[0] == fates[1] and any(fates[0])
 
 
@@ -312,7 +312,7 @@ def test_a_finished_run_leaves_what_the_issue_promises(finished):
     assert summary["seconds"] > summary["stalled_seconds"] > 0
     for split in ("dev", "test"):
         assert set(summary[split]) == {"loss", "accuracy"} and 0 < summary[split]["accuracy"] <= 1
-    names = {"digests_leased", "received", "candidates", "duplicates", "scored", "trials", "adopted", "stale"}
+    names = {"digests_leased", "received", "candidates", "duplicates", "scored", "trials", "adopted", "late"}
     assert names <= set(summary["proposals"]) and summary["proposals"]["received"] >= 1
     assert summary["prompt_words"] and summary["lineage"][0]["words"] == "a customer message about"
     for name in ("config.json", "history.jsonl", "best/best.safetensors", "best/best.json"):
@@ -392,7 +392,7 @@ def loaded(backbone, monkeypatch):
     monkeypatch.setattr("trainer.backbones.load_backbone", lambda *_: backbone)
 
 
-@pytest.mark.usefixtures("ground")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("case", BAD_RUNS)
 def test_bad_input_is_one_line_and_leaves_no_run_behind(tmp_path, request, case):
     arguments, named = BAD_RUNS[case]
@@ -405,7 +405,7 @@ def test_bad_input_is_one_line_and_leaves_no_run_behind(tmp_path, request, case)
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 
-@pytest.mark.usefixtures("ground")
+@pytest.mark.usefixtures("context")
 def test_bad_input_of_a_real_process_is_one_line_too(tmp_path):
     ended = run_process("trainer", "demo", *SHORT_DEMO, "--backbone.path", ".", cwd=tmp_path)
     assert "backbone.path" in ended.refused()

@@ -246,10 +246,10 @@ def test_pushes_are_what_brute_force_finds(fruit):
 @pytest.fixture(scope="module")
 def descent(context):
     """A prompt of MiniLM with its gradient, and the loss as a function of the prompt."""
+    from trainer.backbones.stack import stack
     from trainer.search.evaluation import losses
-    from trainer.search.lanes import stack
 
-    train = context.examples(context.task.train, "training rows")
+    train = context.encode(context.task.train, "training rows")
 
     def loss(prompt):
         return losses(context.backbone.logits(stack([prompt]), train.inputs), train.targets)[0]

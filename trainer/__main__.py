@@ -1,16 +1,19 @@
 """`python -m trainer RECIPE`: tune a prompt, test it once, keep the result."""
 
+import argparse
 import logging
-from pathlib import Path
+import os
+import sys
+from typing import TYPE_CHECKING
 
-from shared import health, logs
+from shared import logs
 from shared.config import CommandLine, recipe_names, recipe_summary
 from shared.errors import UserError, run_command
-from shared.metrics import TrainerMetrics
-from shared.settings import Settings
-from trainer.listening import open_bus
-from trainer.runs.directory import SUMMARY, RunDirectory, find_run, has_checkpoint, read_settings
+from trainer.runs.directory import CONFIG, find_run, read_json
 from trainer.runs.signals import Stopped, StopSignals
+
+if TYPE_CHECKING:  # loads torch
+    from trainer.result.run_result import RunResult
 
 log = logging.getLogger("trainer")
 
@@ -18,9 +21,15 @@ log = logging.getLogger("trainer")
 def main() -> int:
     """Read the command line and run what it asks for; the exit status."""
     parser = CommandLine("python -m trainer", "Tune a soft prompt with gradients and proposals in words.")
-    parser.add_argument("--list", action="store_true", help="list the packaged recipes and end")
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; its settings are kept")
-    parser.add_argument("--replay", metavar="RUN", help="repeat a run with its recorded proposals, without any LLM")
+    parser.add_argument("--list", action="store_true", help="list the packaged recipes and exit")
+    parser.add_argument("--resume", metavar="RUN", help="continue a run that was stopped, with its settings")
+    parser.add_argument("--replay", metavar="RUN", help="repeat a run with its recorded proposals, without an LLM")
+    parser.add_argument(
+        "--if-exists",
+        choices=["fail", "resume"],
+        default="fail",
+        help="where --name is in use: refuse, or resume that run; a finished one is left alone, with status 0",
+    )
     options = parser.parse_args()
     logs.set_up()
     if options.list:
@@ -29,91 +38,42 @@ def main() -> int:
         return 0
     if options.resume and options.replay:
         raise UserError("--resume and --replay exclude each other")
-    signals = StopSignals()
-    signals.install()
+    signals = StopSignals(leave=_leave)
     try:
-        return _run(parser.resolve(options), options.resume, options.replay, signals)
+        with signals.installed():
+            result = _run(parser, options, signals)
     except Stopped:
         return 128 + signals.number
-
-
-def _run(settings: Settings, resume: str | None, replay: str | None, signals: StopSignals) -> int:
-    recorded = find_run(replay, settings.folder) if replay else None
-    if resume:
-        folder, settings = RunDirectory.open(resume, settings.folder)
-        if (folder.path / SUMMARY).exists():
-            raise UserError(f"{folder.path} is finished; see its {SUMMARY}")
-    else:
-        if recorded:
-            settings = read_settings(recorded).model_copy(update={"name": None})
-        folder = RunDirectory.create(settings)
-    metrics = TrainerMetrics(recipe=settings.recipe, run=folder.name)
-    life = health.Health(settings.metrics.stale_seconds)
-    server = health.start(settings.metrics, metrics.registry, life)
-    try:
-        _tune_and_test(settings, folder, recorded, metrics, life, signals)
-    except Stopped:
-        log.info("stopped; go on with: python -m trainer --resume %s", folder.path)
-        raise
-    except UserError:
-        if not resume and not has_checkpoint(folder.path):
-            folder.discard()  # bad data, a bad model or a port in use: nothing was trained
-        raise
-    finally:
-        life.ending = True
-        folder.close()
-        if server:
-            server.close()
+    print(f"\n{result}\n\nresult: {result.directory}/best   history: {result.directory}/history.jsonl", end="   ")
+    print(f"summary: {result.directory}/summary.json")
     return 0
 
 
-def _tune_and_test(
-    settings: Settings,
-    folder: RunDirectory,
-    recorded: Path | None,
-    metrics: TrainerMetrics,
-    life: health.Health,
-    signals: StopSignals,
-) -> None:
-    bus = None if recorded else open_bus(settings, folder.name)
+def _run(parser: CommandLine, options: argparse.Namespace, signals: StopSignals) -> "RunResult":
+    run = options.resume or options.replay
+    if run is None:
+        settings = parser.resolve(options)
+    else:
+        folder = getattr(options, "folder", None) or os.environ.get("TANDEM_FOLDER") or "runs"
+        path = find_run(run, folder)
+        settings = parser.resolve(options, saved=(str(path / CONFIG), read_json(path / CONFIG)))
 
-    import torch  # here, so that --help and bad settings answer at once
+    from trainer import api  # here, so that --help and bad settings answer at once: it loads torch
 
-    from trainer.backbones import load_backbone
-    from trainer.result.finalize import finalize
-    from trainer.result.summary import lineage_lines, table
-    from trainer.search.schedule import resolve_budget
-    from trainer.tasks import load_task
-    from trainer.tune import RECORD, TuningContext, Watch, tune, untrained
-
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    task = load_task(settings.task, settings.seed)
-    settings = resolve_budget(settings, len(task.train.examples))
-    log.info("run %s: recipe %s, seed %d, %d lane-steps", folder.path, settings.recipe, settings.seed, settings.steps)
-    context = TuningContext(task, load_backbone(settings, task), life.beat)
-    watch = Watch(metrics, life, signals)
-
-    result, state = tune(settings, context, folder, watch, bus, recorded / RECORD if recorded else None)
-    is_plain = settings.restarts.policy == "none"
-    name = "plain prompt tuning" if is_plain else "Tandem"
-    own = f"{name}, {result.kind}"
-    results = {"untrained prompt": untrained(settings, context), own: result}
-    if settings.baseline and not is_plain:
-        log.info("baseline: plain prompt tuning with the same %d lane-steps", settings.steps)
-        plain, _ = tune(_without_restarts(settings), context, RunDirectory(folder.path / "baseline"), watch)
-        results[f"plain prompt tuning, {plain.kind}"] = plain
-
-    end = finalize(settings, context, folder, state, results, own)
-    told = ", ".join(f"{name} {value:.1%}" for name, value in end.majority.items())
-    print(f"\n{table(end.rows)}\nalways the same class: test {told} at best\n")
-    print("\n".join(lineage_lines(result, end.words)))
-    print(f"\nresult: {folder.path}/best   history: {folder.path}/history.jsonl   summary: {folder.path}/{SUMMARY}")
+    hooks = api.Hooks(signals=signals)
+    if options.resume:
+        return api.resume(str(path), settings=settings, hooks=hooks)
+    if options.replay:
+        return api.replay(str(path), settings=settings, hooks=hooks)
+    return api.run(settings, if_exists=options.if_exists, hooks=hooks)
 
 
-def _without_restarts(settings: Settings) -> Settings:
-    plain = settings.restarts.model_copy(update={"policy": "none"})
-    return settings.model_copy(update={"restarts": plain})
+def _leave(signals: StopSignals) -> None:
+    """End the process at once: outside of training nothing is lost, and an exception could hit an import."""
+    if signals.farewell:
+        log.info(signals.farewell)
+    sys.stdout.flush()
+    os._exit(128 + signals.number)
 
 
 if __name__ == "__main__":

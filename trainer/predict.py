@@ -1,21 +1,28 @@
 """Label new examples with a finished run: `python -m trainer.predict RUN "text" ...`."""
 
 import argparse
+import io
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from shared import logs
 from shared.errors import UserError, run_command
+from shared.text import escape_json, printable
+from shared.text_files import read_text, split_lines
 
 if TYPE_CHECKING:  # these load torch
-    from trainer.result.classifier import Item, Prediction
+    from trainer.result.classifier import Prediction
     from trainer.tasks.examples import Example
 
 
+ROWS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""Suffixes of files that hold rows; the lines of other files are texts."""
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what was wrong."""
+    """Reports wrong use in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `{self.prog} --help` explains its use")
@@ -29,49 +36,51 @@ def main() -> int:
         "items",
         metavar="EXAMPLE",
         nargs="*",
-        help="texts (of two, with a tab between them) or image files; without any, lines of standard input",
+        help="texts (two with a tab between them if the task has two) or image files; without any, lines of standard "
+        "input",
     )
     parser.add_argument(
-        "--file", type=Path, help="a file with one example a line; .jsonl: rows with the data's columns"
+        "--file",
+        type=Path,
+        help="rows with the data's columns in a .jsonl, .json, .csv, .tsv or .parquet file, or lines of any other file",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with all probabilities")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     options = parser.parse_intermixed_args()  # options may stand between RUN and texts
     logs.set_up(sys.stderr)  # standard output holds nothing but labels
-    items = _items(options.items, options.file)
+    if options.items and options.file:
+        raise UserError("give examples or --file, not both")
+    rows = options.file is not None and options.file.suffix.lower() in ROWS
+    items = None if rows else _lines(options.items, options.file)
     from trainer.result.classifier import Classifier  # here, so that wrong use answers at once and libraries stay quiet
+    from trainer.tasks.tables import read_table
 
-    classifier = Classifier.load(options.run)
-    examples = classifier.read(items)
+    classifier = Classifier.load(options.run, options.device)
+    examples = classifier.read(read_table(options.file, classifier.wanted).rows if items is None else items)
     for example, prediction in zip(examples, classifier.label(examples), strict=True):
         print(_line(_shown(example), prediction, options.json))
     return 0
 
 
-def _items(given: list[str], file: Path | None) -> "list[Item]":
-    if given and file:
-        raise UserError("give examples or --file, not both")
+def _lines(given: list[str], file: Path | None) -> list[str]:
+    """Texts or image files: those given, or the lines of a file or of standard input, without blank ones."""
     try:
-        lines = given or (file.read_text(encoding="utf-8") if file else sys.stdin.read()).splitlines()
-        "".join(lines).encode()
-    except (OSError, UnicodeError) as error:
-        place = file or ("EXAMPLE" if given else "standard input")
-        raise UserError(f"{place}: cannot be read as text: {error}") from None
-    if file and file.suffix == ".jsonl":
-        return [_row(line, f"{file} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    texts: list[Item] = [line for line in lines if line.strip()]
+        lines = given or split_lines(read_text(file) if file else _standard_input())
+        "".join(lines).encode()  # arguments may hold bytes that are not UTF-8
+    except OSError as error:
+        raise UserError(f"{file or 'standard input'}: cannot be read: {error.strerror}") from None
+    except UnicodeError:
+        raise UserError(f"{'EXAMPLE' if given else 'standard input'}: not UTF-8 text") from None
+    texts = [line for line in lines if line.strip()]
     if not texts:
         raise UserError("there is nothing to label")
     return texts
 
 
-def _row(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place}: not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: not a JSON object")
-    return row
+def _standard_input() -> str:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline="\n")
+    return sys.stdin.read()
 
 
 def _shown(example: "Example") -> str:
@@ -82,11 +91,10 @@ def _shown(example: "Example") -> str:
 
 def _line(shown: str, prediction: "Prediction", as_json: bool) -> str:
     if as_json:
-        return json.dumps(
-            {"example": shown, "label": prediction.label, "probabilities": prediction.probabilities}, ensure_ascii=False
-        )
+        said = {"example": shown, "label": prediction.label, "probabilities": prediction.probabilities}
+        return escape_json(json.dumps(said, ensure_ascii=False))
     others = ", ".join(f"{label} {share:.2f}" for label, share in list(prediction.probabilities.items())[1:4])
-    return f"{prediction.label}  {prediction.probabilities[prediction.label]:.2f}  ({others})  {shown}"
+    return printable(f"{prediction.label}  {prediction.probabilities[prediction.label]:.2f}  ({others})  {shown}")
 
 
 if __name__ == "__main__":

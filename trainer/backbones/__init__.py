@@ -2,6 +2,7 @@
 
 import torch
 
+from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings, Settings
 from trainer.backbones.backbone import Backbone
 from trainer.backbones.decoder import Decoder
@@ -33,13 +34,31 @@ def load_family(
         case "encoder":
             return Encoder(settings, prompt, labels, format, device)
         case "decoder":
-            return Decoder(settings, labels, format, device)
+            return Decoder(settings, prompt, labels, format, device)
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the best that this machine has."""
+    """The device that the setting `device` names; `auto` is the best of this machine.
+
+    Raises:
+        UserError: the machine does not have it.
+    """
     if name != "auto":
-        return torch.device(name)
+        return _find_device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _find_device(name: str) -> torch.device:
+    kind, _, number = name.partition(":")
+    found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in found or (number and not (kind == "cuda" and number.isdecimal())):
+        raise UserError(f"device = {name!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps")
+    if int(number or 0) >= found[kind]:
+        names = ["cpu", *(f"cuda:{at}" for at in range(found["cuda"])), *["mps"] * found["mps"]]
+        raise UserError(
+            f"device = {name!r}: this machine does not have it, or torch cannot use it; choose auto or one of "
+            f"{', '.join(names)}"
+        )
+    return torch.device(name)

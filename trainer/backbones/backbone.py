@@ -6,8 +6,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from trainer.backbones.stack import Stack
 from trainer.backbones.vocabulary import Vocabulary
-from trainer.search.lanes import Stack
 from trainer.tasks.examples import Example
 
 

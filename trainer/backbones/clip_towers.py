@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.nn.functional import normalize
-from transformers import AutoImageProcessor
+from torch.nn.functional import normalize, pad
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from shared.errors import UserError
+from shared.settings import BackboneSettings
 from trainer.backbones.backbone import frozen_dtype
+from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
+from trainer.backbones.model_inputs import check_tokenizer, token_embeddings
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.tasks.examples import Example
 
@@ -23,23 +26,36 @@ class ClipTowers:
     SigLIP reads no start token and no mask: texts are padded to the one length it was trained with.
     """
 
-    def __init__(self, name: str, tokenizer: Any, model: Any, device: torch.device) -> None:
-        """Take what was loaded from the folder or hub name `name`, where the image processor is too."""
-        self._model = model.to(device, frozen_dtype(device))
-        self._model.eval().requires_grad_(False)
-        # Pillow resizes as CLIP's own preparation does, and needs no torchvision.
-        load_processor: Any = AutoImageProcessor.from_pretrained  # untyped in transformers
-        self._processor = load_processor(name, backend="pil")
-        self._lookup = model.text_model.get_input_embeddings()
-        self._is_siglip = model.config.model_type.startswith("siglip")
-        self.vocabulary = Vocabulary(tokenizer, self._lookup.weight.detach().float())
+    setup_lines = ""
+
+    def __init__(self, name: str, settings: BackboneSettings, device: torch.device) -> None:
+        """Load the folder or hub name `name`.
+
+        Raises:
+            UserError: model, tokenizer or image processor cannot be loaded, or do not fit each other.
+        """
+        self.dtype = frozen_dtype(device)
+        model, tokenizer, self._processor = _load(name, settings, self.dtype)
+        self._model = model.to(device).eval().requires_grad_(False)
+        self.config = model.config.text_config
+        with refusing(settings, "is built unlike CLIP and SigLIP", "choose one of these"):
+            self._lookup = model.text_model.get_input_embeddings()
+            self._is_siglip = model.config.model_type.startswith("siglip")
+            self.vocabulary = Vocabulary(tokenizer, token_embeddings(model.text_model))
+            self.max_length = int(self.config.max_position_embeddings)
+            self.temperature = float(model.logit_scale.detach().float().exp().reciprocal())
+            self.image_size = int(model.config.vision_config.image_size)
+        check_tokenizer(settings, tokenizer, self.vocabulary)
+        special = (tokenizer.eos_token_id, tokenizer.pad_token_id if self._is_siglip else tokenizer.bos_token_id)
+        if None in special:
+            raise UserError(
+                f"{setting_of(settings)}: the tokenizer lacks a start, end or padding token; "
+                "use the tokenizer_config.json that belongs to the model"
+            )
         self.prefix_ids = [] if self._is_siglip else [tokenizer.bos_token_id]
         full_stop = [] if self._is_siglip else self.vocabulary.encode(".", 1).tolist()
         self.suffix_ids = [*full_stop, tokenizer.eos_token_id]
         self._padding: int = tokenizer.pad_token_id
-        self.max_length: int = model.config.text_config.max_position_embeddings
-        self.temperature: float = model.logit_scale.detach().float().exp().reciprocal().item()
-        self.image_size: int = model.config.vision_config.image_size
 
     def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end.
@@ -61,19 +77,25 @@ class ClipTowers:
             hook.remove()
         return normalize(features.float(), dim=-1)
 
-    def open(self, examples: list[Example]) -> list[Image.Image]:
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """Unit vectors [texts, dim] of token ids [texts, tokens] without padding."""
+        if self._is_siglip:
+            ids = pad(ids, (0, self.max_length - ids.shape[1]), value=self._padding)
+        return normalize(self._model.get_text_features(input_ids=ids).pooler_output.float(), dim=-1)
+
+    def read(self, examples: list[Example]) -> list[Image.Image]:
         """The images of the examples, in RGB."""
         with ThreadPoolExecutor() as readers:  # Pillow decodes without holding Python's lock
-            return list(readers.map(_open, examples))
+            return list(readers.map(_read, examples))
 
-    def encode(self, opened: list[Image.Image]) -> Tensor:
+    def encode(self, inputs: list[Image.Image]) -> Tensor:
         """Unit vectors [images, dim]."""
-        pixels = self._processor(images=opened, return_tensors="pt")["pixel_values"]
+        pixels = self._processor(images=inputs, return_tensors="pt")["pixel_values"]
         pixels = pixels.to(self._model.device, self._model.dtype)
         return normalize(self._model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
 
 
-def _open(example: Example) -> Image.Image:
+def _read(example: Example) -> Image.Image:
     image = example.image
     if image is None:
         raise UserError("the model reads images, but the task has texts: set task.format to image, or choose a model")
@@ -84,3 +106,20 @@ def _open(example: Example) -> Image.Image:
         what = f"an image of {len(image)} bytes in the data" if isinstance(image, bytes) else str(image)
         reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{what} cannot be read as an image: {reason}") from None
+
+
+def _load(name: str, settings: BackboneSettings, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """Model, tokenizer and image processor."""
+    what, hint = "cannot be loaded as CLIP", "copy the model again or choose another"
+    load_model: Any = AutoModel.from_pretrained  # whose types leave out what output_loading_info adds
+    load_processor: Any = AutoImageProcessor.from_pretrained  # untyped in transformers
+    with refusing(settings, f"{what}, its tokenizer", hint):
+        tokenizer = AutoTokenizer.from_pretrained(name, **SAFE)
+    with refusing(settings, f"{what}, its weights", hint):
+        options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, found = load_model(name, **options, **SAFE)
+    check_loaded(settings, found)
+    with refusing(settings, f"{what}, its image processor (preprocessor_config.json)", hint):
+        # Pillow resizes as CLIP's own preparation does, and needs no torchvision.
+        processor = load_processor(name, backend="pil", **SAFE)
+    return model, tokenizer, processor

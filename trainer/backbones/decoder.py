@@ -5,7 +5,6 @@ everything, also before the token that begins a text, as in PEFT. A class scores
 its label words.
 """
 
-import inspect
 import io
 import sys
 from collections.abc import Callable
@@ -14,28 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from shared.errors import UserError, first_line
-from shared.settings import BackboneSettings, Format
+from shared.errors import UserError
+from shared.settings import BackboneSettings, Format, PromptSettings
 from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.llama_last_layer import read_last
+from trainer.backbones.model_files import SAFE, check_files, check_loaded, refusing, setting_of
+from trainer.backbones.model_inputs import check_tokenizer, max_positions, token_embeddings
+from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.probe import own_pass, probe
+from trainer.backbones.stack import Stack, stack
 from trainer.backbones.template import Template
 from trainer.backbones.tokenized import TokenizedBatch
 from trainer.backbones.verbalizer import Verbalizer
 from trainer.backbones.vocabulary import Vocabulary
-from trainer.paths import find_model
 from trainer.progress import track
-from trainer.search.lanes import Stack
 from trainer.tasks.examples import Example
 
 TEXTS = 256
 """Examples tokenised at a time."""
 
 POSITIONS = 8192
-"""Most positions in one pass, over all its sequences."""
+"""Positions in one call of a kernel, over all its sequences; more gain no speed."""
 
 
 class Decoder:
@@ -44,30 +45,76 @@ class Decoder:
     peft_task = "CAUSAL_LM"
     num_contexts = 1
 
-    def __init__(self, settings: BackboneSettings, labels: list[str], format: Format, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: BackboneSettings,
+        prompt: PromptSettings,
+        labels: list[str],
+        format: Format,
+        device: torch.device,
+    ) -> None:
         """Load model and tokenizer; `labels` are the words that name the classes.
 
         Raises:
-            UserError: there is no such model, or template, labels or form do not suit it.
+            UserError: there is no such model, a prompt cannot drive it, or template, labels or format do not suit it.
         """
         if format in ("copa", "image"):
-            raise UserError(f"family decoder scores label words, which form {format} has none of; use another family")
+            raise UserError(
+                f"family decoder scores label words, but task.format = {format!r} has none; use another family"
+            )
         self.device = device
-        tokenizer, self._model = _load(settings, frozen_dtype(device))
+        dtype = frozen_dtype(device)
+        tokenizer, self._model = _load(settings, dtype)
         self._model.to(device).eval().requires_grad_(False)
         self._embed = self._model.get_input_embeddings()
-        self._template = Template(settings.template, tokenizer, settings.max_tokens)
-        words = {label: self._template.continuation(label) for label in labels}
-        self._verbalizer = Verbalizer(words, device)
+        self.vocabulary = Vocabulary(tokenizer, token_embeddings(self._model))
+        check_tokenizer(settings, tokenizer, self.vocabulary, allow_special=True)
+        self._template = Template(settings.template, tokenizer, len(self.vocabulary.embeddings))
+        self._verbalizer = Verbalizer({label: self._template.continuation(label) for label in labels}, device)
+        self._max_tokens = self._max_text_tokens(settings, prompt)
         self._reader = read_last(self._model, self._verbalizer.nodes)
-        self._window = _window(self._model.config.get_text_config())
-        self.vocabulary = Vocabulary(tokenizer, _vectors(self._embed))
+        self._memory_positions = max_pass_positions(self._model.config, device, dtype)
+        self._probe(settings, dtype)
+
+    def _max_text_tokens(self, settings: BackboneSettings, prompt: PromptSettings) -> int:
+        """The most tokens of a text between the longest prompt and the longest label.
+
+        Raises:
+            UserError: there is no room for a text.
+        """
+        window = _window(self._model)
+        tokens = min(settings.max_tokens, window - prompt.num_tokens - self._verbalizer.depth)
+        if tokens < 1:
+            raise UserError(
+                f"{setting_of(settings)} reads {window} positions: prompt.num_tokens = {prompt.num_tokens} and "
+                f"{self._verbalizer.depth} tokens of label words (task.labels) leave no room for a text"
+            )
+        return tokens
+
+    def _probe(self, settings: BackboneSettings, dtype: torch.dtype) -> None:
+        """Refuse a model whose logits behind prompt and text are not its own for the same tokens.
+
+        Raises:
+            UserError: it is one.
+        """
+        words = list(self.vocabulary.words)[:3]
+        texts = [words, words[:1]]
+        deepest = self._verbalizer.deepest
+        with own_pass(settings):
+            paths = [[*words, *text, *answer] for text in texts for answer in ((), deepest)]
+            own = [self._model(input_ids=torch.tensor([ids], device=self.device)).logits[0, -1] for ids in paths]
+
+        def read(vectors: Tensor) -> Tensor:
+            batch = TokenizedBatch([torch.tensor(text) for text in texts])
+            return self._node_logits(*self._lay_out(stack([vectors]), batch))[:, [0, -1]].flatten(0, 1)
+
+        probe(settings, self.vocabulary.embeddings[words], read, torch.stack(own), dtype)
 
     def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> TokenizedBatch:
         """Fill and tokenise the template; `what` names the examples on the progress bar, `beat` is called often."""
         ids: list[list[int]] = []
         for start in track(range(0, len(examples), TEXTS), f"tokenising {what}"):
-            ids += self._template.encode(examples[start : start + TEXTS])
+            ids += self._template.encode(examples[start : start + TEXTS], self._max_tokens)
             beat()
         return TokenizedBatch([torch.tensor(row) for row in ids])
 
@@ -87,96 +134,84 @@ class Decoder:
     def logits(self, stack: Stack, rows: TokenizedBatch, training: bool = False) -> Tensor:  # noqa: ARG002
         """Log-probabilities of the label words, [lanes, examples, classes], float32."""
         lanes, around = len(stack.prompts), stack.prompts.shape[1] + self._verbalizer.nodes - 1
-        chunks = list(rows.chunks(POSITIONS // lanes, around))
-        scores = torch.cat([self._scores(stack, rows[chunk]) for chunk in chunks], dim=1)
-        return scores[:, torch.cat(chunks).argsort()]
+        chunks = list(rows.chunks(min(POSITIONS, self._memory_positions) // lanes, around))
+        scores = run_chunks(lambda chunk: self._scores(stack, rows[chunk]), chunks)
+        return torch.cat(scores, dim=1)[:, torch.cat(chunks).argsort()]
 
     def _scores(self, stack: Stack, rows: TokenizedBatch) -> Tensor:
-        """The logits of rows that share a pass: [padding] [prompt] [text] [nodes of the label words]."""
+        """The scores [lanes, rows, classes] of rows that share a pass."""
+        logits = self._node_logits(*self._lay_out(stack, rows))
+        return self._verbalizer.scores(logits).view(len(stack.prompts), len(rows), -1)
+
+    def _lay_out(self, stack: Stack, rows: TokenizedBatch) -> tuple[Tensor, Tensor]:
+        """Input embeddings [lanes * rows, longest, dim] of [padding] [prompt] [text], and lengths [lanes * rows]."""
         lanes, examples = len(stack.prompts), len(rows)
-        ids, own = (part.to(self.device) for part in rows.pad(0))
+        ids, text_mask = (part.to(self.device) for part in rows.pad(0))
         texts = self._embed(ids).expand(lanes, -1, -1, -1)
         prompts = stack.prompts.to(texts.dtype)[:, None].expand(-1, examples, -1, -1)
         embeds = torch.cat([prompts, texts], dim=2).flatten(0, 1)
-        mask = torch.cat([stack.mask[:, None].expand(-1, examples, -1), own.expand(lanes, -1, -1)], dim=2).flatten(0, 1)
+        prompt_mask = stack.mask[:, None].expand(-1, examples, -1)
+        mask = torch.cat([prompt_mask, text_mask.expand(lanes, -1, -1)], dim=2).flatten(0, 1)
         order = mask.sort(dim=1, stable=True).indices  # padding first, so that all texts end at one position
-        embeds = embeds.gather(1, order[..., None].expand_as(embeds))
-        return self._read(embeds, mask.sum(1)).view(lanes, examples, -1)
+        return embeds.gather(1, order[..., None].expand_as(embeds)), mask.sum(1)
 
-    def _read(self, embeds: Tensor, lengths: Tensor) -> Tensor:
-        """Class scores [rows, classes] of sequences [rows, longest, dim], each in the last of `lengths` positions."""
+    def _node_logits(self, embeds: Tensor, lengths: Tensor) -> Tensor:
+        """Logits [rows, nodes, vocabulary] of the label tree's nodes, which stand behind each sequence.
+
+        Args:
+            embeds: sequences [rows, longest, dim], padded in front.
+            lengths: of these without padding, [rows].
+        """
         (rows, longest, dim), tree = embeds.shape, self._verbalizer
-        if longest + tree.depth > self._window:
-            raise UserError(
-                f"{longest + tree.depth} tokens of prompt, text and label words are more than the {self._window} "
-                "that the model reads; lower backbone.max_tokens or prompt.num_tokens"
-            )
-        own = torch.arange(longest, device=self.device) >= longest - lengths[:, None]
-        logits = self._reader(
+        mask = torch.arange(longest, device=self.device) >= longest - lengths[:, None]
+        logits: Tensor = self._reader(
             inputs_embeds=torch.cat([embeds, self._embed(tree.tokens).expand(rows, -1, dim)], dim=1),
-            attention_mask=_attention(own, tree.sees, embeds.dtype),
-            position_ids=torch.cat([(own.cumsum(1) - 1).clamp(min=0), lengths[:, None] + tree.depths - 1], dim=1),
+            attention_mask=_attention(mask, tree.sees, embeds.dtype),
+            position_ids=torch.cat([(mask.cumsum(1) - 1).clamp(min=0), lengths[:, None] + tree.depths - 1], dim=1),
             use_cache=False,
             logits_to_keep=tree.nodes,
         ).logits
-        return tree.scores(logits)
+        return logits
 
 
-def _attention(own: Tensor, sees: Tensor, dtype: torch.dtype) -> Tensor:
+def _attention(mask: Tensor, sees: Tensor, dtype: torch.dtype) -> Tensor:
     """What is added to attention scores, [rows, 1, length, length]: 0 where a position reads another, else the least.
 
-    `own` [rows, longest] is false at padding; behind these positions stand nodes that read each other as `sees` says.
+    `mask` [rows, longest] is false at padding; behind these positions stand nodes that read each other as `sees` says.
     """
-    rows, longest = own.shape
+    rows, longest = mask.shape
     length = longest + len(sees)
-    reads = torch.ones(length, length, dtype=torch.bool, device=own.device).tril()
+    reads = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
     reads[longest:, longest:] = sees
-    there = torch.cat([own, own.new_ones(rows, len(sees))], dim=1)
-    itself = torch.eye(length, dtype=torch.bool, device=own.device)  # or padding, which reads nothing, gives NaN
-    unread = ~(reads & there[:, None] | itself)
-    added = torch.zeros(unread.shape, dtype=dtype, device=own.device)
+    keys = torch.cat([mask, mask.new_ones(rows, len(sees))], dim=1)
+    itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # or padding, which reads nothing, gives NaN
+    unread = ~(reads & keys[:, None] | itself)
+    added = torch.zeros(unread.shape, dtype=dtype, device=mask.device)
     return added.masked_fill(unread, torch.finfo(dtype).min)[:, None]
 
 
 def _load(settings: BackboneSettings, dtype: torch.dtype) -> tuple[Any, Any]:
     """Tokenizer and model, from a folder, a .gguf file or the hub."""
-    name, options = find_model(settings), {}
+    name, gguf = check_files(settings), {}
     if name.endswith(".gguf"):
-        name, options = str(Path(name).parent), {"gguf_file": Path(name).name}
-    said = f"backbone.path = {settings.path!r}" if settings.path else f"backbone.hub = {settings.hub!r}"
-    loader: Any = AutoModelForCausalLM  # whose types leave out what output_loading_info adds
+        name, gguf = str(Path(name).parent), {"gguf_file": Path(name).name}
+    what, hint = "cannot be loaded as a causal language model", "copy the model again or choose another"
+    load: Any = AutoModelForCausalLM.from_pretrained  # whose types leave out what output_loading_info adds
     # transformers shows a bar of its own for GGUF, on a terminal or not
-    with redirect_stderr(io.StringIO()) if options else nullcontext():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
-            model, found = loader.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
-        except (ImportError, OSError, ValueError, SafetensorError) as error:
-            raise UserError(f"{said} cannot be loaded as a causal language model: {first_line(error)}") from None
+    with redirect_stderr(io.StringIO()) if gguf else nullcontext():
+        with refusing(settings, f"{what}, its tokenizer", hint):
+            tokenizer = AutoTokenizer.from_pretrained(name, **gguf, **SAFE)
+        with refusing(settings, what, hint):
+            options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            model, found = load(name, **options, **gguf, **SAFE)
     if type(model.config) in MODEL_FOR_MASKED_LM_MAPPING:
-        raise UserError(f"{said} is an encoder; use family encoder or dual_encoder")
-    if found["missing_keys"]:
-        raise UserError(f"{said} lacks weights of its model, such as {min(found['missing_keys'])}")
-    if not _attends(model):
-        raise UserError(f"{said} reads texts in another way than by attention and positions; use another model")
+        raise UserError(f"{setting_of(settings)} is an encoder; use family encoder or dual_encoder")
+    if not tokenizer.is_fast:
+        raise UserError(f"{setting_of(settings)} has no fast tokenizer (tokenizer.json); choose a model that has one")
+    check_loaded(settings, found)
     return tokenizer, model
 
 
-def _attends(model: Any) -> bool:
-    """Whether the model takes positions and a mask for all its layers, as state-space layers and ALiBi do not."""
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
-    positions = "position_ids" in inspect.signature(model.forward).parameters
-    return positions and all(kind in ("full_attention", "sliding_attention") for kind in kinds)
-
-
-def _vectors(embed: Any) -> Tensor:
-    """What the tokens are to the model, [vocabulary, dim], float32; some models scale their embeddings."""
-    if type(embed) is nn.Embedding:
-        return embed.weight.detach().float()
-    vectors: Tensor = embed(torch.arange(embed.num_embeddings, device=embed.weight.device))
-    return vectors.detach().float()
-
-
-def _window(config: Any) -> int:
+def _window(model: Any) -> int:
     """The most positions of which every one can read all before it."""
-    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window"))
-    return min((limit for limit in limits if limit), default=sys.maxsize)
+    return min(max_positions(model), getattr(model.config.get_text_config(), "sliding_window", None) or sys.maxsize)

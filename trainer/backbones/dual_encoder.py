@@ -14,9 +14,12 @@ from torch import Tensor
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.augment import random_views
+from trainer.backbones.labels import encode_labels
+from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.probe import own_pass, probe
+from trainer.backbones.stack import Stack, stack
 from trainer.backbones.towers import load_towers
 from trainer.progress import track
-from trainer.search.lanes import Stack, stack
 from trainer.tasks.examples import Example
 
 BATCH = 64
@@ -31,9 +34,11 @@ class EmbeddedExamples:
     vectors: Tensor
 
     def __len__(self) -> int:
+        """How many examples."""
         return len(self.examples)
 
     def __getitem__(self, rows: Tensor) -> "EmbeddedExamples":
+        """The examples at `rows`, int64 [n]."""
         return EmbeddedExamples(
             [self.examples[row] for row in rows.tolist()], self.vectors[rows.to(self.vectors.device)]
         )
@@ -45,7 +50,11 @@ class DualEncoder:
     def __init__(
         self, settings: BackboneSettings, prompt: PromptSettings, labels: list[str], device: torch.device
     ) -> None:
-        """Load the model; `labels` are the words that name the classes."""
+        """Load the model; `labels` are the words that name the classes.
+
+        Raises:
+            UserError: there is no such model, prompts cannot drive it, or a label does not fit into it.
+        """
         self.settings = settings
         self.device = device
         self.num_contexts = len(labels) if prompt.per_class else 1
@@ -56,14 +65,38 @@ class DualEncoder:
         self._temperature = settings.temperature or self._towers.temperature
         self._encoded: dict[object, Tensor] = {}
         self._labels, self._label_mask = self._embed_labels(labels, prompt.num_tokens)
+        self._positions = max_pass_positions(self._towers.config, device, self._towers.dtype)
+        self._probe()
+
+    @property
+    def setup_lines(self) -> str:
+        """Python lines that set up `model`, a SentenceTransformer, as it read the examples here."""
+        return self._towers.setup_lines
+
+    def _probe(self) -> None:
+        """Refuse a model for which words and their embeddings are two things, or that reads padding.
+
+        Raises:
+            UserError: it is one of these.
+        """
+        towers = self._towers
+        prompt = list(self.vocabulary.words)[:3]
+        rows = [[*towers.prefix_ids, *prompt[:length], *towers.suffix_ids] for length in (3, 1)]
+
+        def read(words: Tensor) -> Tensor:
+            before, after = (self.vocabulary.embeddings[ids] for ids in (towers.prefix_ids, towers.suffix_ids))
+            texts = stack([torch.cat([before, words[:length], after]) for length in (3, 1)])
+            return towers.encode_embeds(texts.prompts, texts.mask)
+
+        with own_pass(self.settings):
+            expected = torch.cat([towers.encode_ids(torch.tensor([row], device=self.device)) for row in rows])
+        probe(self.settings, self.vocabulary.embeddings[prompt], read, expected, towers.dtype)
 
     def _embed_labels(self, labels: list[str], prompt_tokens: int) -> tuple[Tensor, Tensor]:
         """Label words [classes, longest, dim] and their mask [classes, longest]."""
         room = self._towers.max_length - prompt_tokens - len(self._towers.prefix_ids) - len(self._towers.suffix_ids)
-        ids = [self.vocabulary.encode(label, self.settings.max_tokens) for label in labels]
+        ids = encode_labels(labels, self.vocabulary, self.settings.max_tokens)
         for label, tokens in zip(labels, ids, strict=True):
-            if not len(tokens):
-                raise UserError(f"label {label!r} (task.labels) has no words that the model knows")
             if len(tokens) > room:
                 raise UserError(
                     f"label {label!r} (task.labels) has {len(tokens)} tokens, but beside prompt.num_tokens = "
@@ -82,7 +115,7 @@ class DualEncoder:
         missing.sort(key=_characters)  # texts of similar length need little padding
         chunks = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
         for chunk in track(chunks, f"encoding {what}"):
-            vectors = self._towers.encode(self._towers.open(chunk))
+            vectors = self._towers.encode(self._towers.read(chunk))
             self._encoded.update((example.key, vector) for example, vector in zip(chunk, vectors, strict=True))
             beat()
         return EmbeddedExamples(examples, torch.stack([self._encoded[example.key] for example in examples]))
@@ -105,7 +138,7 @@ class DualEncoder:
 
     @torch.no_grad()
     def _views(self, rows: EmbeddedExamples) -> EmbeddedExamples:
-        images = random_views(self._towers.open(rows.examples), self._towers.image_size)
+        images = random_views(self._towers.read(rows.examples), self._towers.image_size)
         return EmbeddedExamples(rows.examples, self._towers.encode(images))
 
     def class_embeddings(self, stack: Stack) -> Tensor:
@@ -120,7 +153,10 @@ class DualEncoder:
         mask = torch.cat([mask for _, mask in pieces], dim=1)
         order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
         embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
-        return self._towers.encode_embeds(embeds, mask.gather(1, order)).view(lanes, classes, -1)
+        mask = mask.gather(1, order)
+        chunks = torch.split(torch.arange(len(mask)), max(1, self._positions // mask.shape[1]))
+        vectors = run_chunks(lambda rows: self._towers.encode_embeds(embeds[rows], mask[rows]), chunks)
+        return torch.cat(vectors).view(lanes, classes, -1)
 
     def _pieces(self, stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of every class text, each [lanes, classes, tokens, dim] with its mask."""

@@ -19,12 +19,16 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings
 from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.encoder_head import cut_head, initialise
-from trainer.backbones.encoder_model import load_classifier, load_tokenizer, most_tokens
+from trainer.backbones.encoder_model import load_classifier, load_tokenizer, max_text_tokens
+from trainer.backbones.labels import check_distinct
+from trainer.backbones.model_inputs import check_tokenizer, padding_token, token_embeddings
+from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.read_layer import ReadLayer
+from trainer.backbones.stack import Stack, stack
 from trainer.backbones.tokenized import TokenizedBatch
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.progress import track
-from trainer.search.lanes import Stack
 from trainer.tasks.examples import Example
 
 TOKENISED = 256
@@ -67,7 +71,8 @@ class Encoder:
         """Load model and tokenizer; `labels` are the words that name the classes.
 
         Raises:
-            UserError: there is no such model, it is no encoder, or prompt and text do not fit into it.
+            UserError: there is no such model, it is not an encoder, a prompt cannot drive it, or prompt and text do
+                not fit into it.
         """
         if format == "image":
             raise UserError("backbone.family = 'encoder' reads texts, not images; set it to dual_encoder")
@@ -75,17 +80,44 @@ class Encoder:
         self.device = device
         self._choices, self._outputs = (len(labels), 1) if format == "copa" else (1, len(labels))
         self._tokenizer = load_tokenizer(settings)
+        self._tokenizer.pad_token = padding_token(self._tokenizer)
         model: Any = self.peft_base()
-        self._most = most_tokens(model, self._tokenizer, settings, prompt)
-        model.to(device, frozen_dtype(device)).eval().requires_grad_(False)
+        self._max_tokens = max_text_tokens(model, self._tokenizer, settings, prompt)
+        self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(model).to(device))
+        check_tokenizer(settings, self._tokenizer, self.vocabulary)
+        _check_labels(labels, self._tokenizer)
+        dtype = frozen_dtype(device)
+        model.to(device, dtype).eval().requires_grad_(False)
+        self._memory_positions = max_pass_positions(model.config, device, dtype)
         self._body = model.base_model
-        self._read = ReadLayer.cut_from(self._body)
-        self._head = cut_head(model)
+        self._embeddings = self._body.get_input_embeddings()
         self._typed = (
             getattr(model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in self._tokenizer.model_input_names
         )
-        self._embeddings = self._body.get_input_embeddings()
-        self.vocabulary = Vocabulary(self._tokenizer, self._embeddings.weight.float())
+        words, texts = self._probe_texts()
+        with own_pass(settings):
+            # The model itself reads the first position, which is also pooling = "text" where there is no prompt.
+            own = texts if settings.pooling == "text" else [*texts, *(torch.cat([words, ids]) for ids in texts)]
+            expected = torch.cat([model(input_ids=ids[None].to(device)).logits for ids in own])
+            self._read = ReadLayer.cut_from(self._body)
+            self._head = cut_head(model)
+            self._train(False)
+        vectors = self.vocabulary.embeddings[words.to(device)]
+        probe(settings, vectors, lambda prompt: self._probe_scores(prompt, texts), expected, dtype)
+
+    def _probe_texts(self) -> tuple[Tensor, list[Tensor]]:
+        """Token ids of a prompt in words, and of two texts of different lengths."""
+        words = list(self.vocabulary.words.values())
+        texts = [" ".join(words[:length]) for length in (3, 1)]
+        return torch.tensor(list(self.vocabulary.words)[:2]), [
+            torch.tensor(self._tokenizer(text)["input_ids"]) for text in texts
+        ]
+
+    def _probe_scores(self, prompt: Tensor, texts: list[Tensor]) -> Tensor:
+        """Head outputs [2 * texts, outputs] of texts without a prompt, then of those behind `prompt`."""
+        head = dict(self._head.named_parameters())
+        batch = TokenizedBatch(texts)
+        return self._scores(stack([prompt[:0], prompt], [head, head]), batch, batch.lengths).flatten(0, 1)
 
     def peft_base(self) -> PreTrainedModel:
         """The model with a head and no prompt, as PEFT wraps it, loaded afresh."""
@@ -100,7 +132,7 @@ class Encoder:
         for start in track(range(0, len(texts), TOKENISED), f"tokenising {what}"):
             sides = [list(side) for side in zip(*texts[start : start + TOKENISED], strict=True)]
             found = self._tokenizer(
-                *sides, truncation="longest_first", max_length=self._most, return_token_type_ids=True
+                *sides, truncation="longest_first", max_length=self._max_tokens, return_token_type_ids=True
             )
             ids += map(torch.tensor, found["input_ids"])
             first += [types.count(0) for types in found["token_type_ids"]]
@@ -117,18 +149,29 @@ class Encoder:
 
     def logits(self, stack: Stack, rows: TokenizedPairs, training: bool = False) -> Tensor:
         """Class scores [lanes, examples, classes], float32; `training` switches dropout on."""
+        self._train(training and self.settings.dropout > 0)
+        lanes, longest, _ = stack.prompts.shape
+        chunks = list(rows.texts.chunks(self._memory_positions // lanes, around=longest))
+        scores = run_chunks(lambda chunk: self._chunk_scores(stack, rows.texts[chunk], rows.first[chunk]), chunks)
+        return torch.cat(scores, dim=1)[:, torch.cat(chunks).argsort()].view(lanes, len(rows), -1)
+
+    def _train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
         for module in (self._body, self._read, self._head):
             if module is not None:
-                module.train(training and self.settings.dropout > 0)
+                module.train(mode)
+
+    def _chunk_scores(self, stack: Stack, texts: TokenizedBatch, first: Tensor) -> Tensor:
+        """Head outputs [lanes, texts, outputs] of texts that fit into memory."""
         lanes, longest, _ = stack.prompts.shape
-        chunks = list(rows.texts.chunks(self._positions // lanes, around=longest))
-        scores = torch.cat([self._scores(stack, rows.texts[chunk], rows.first[chunk]) for chunk in chunks], dim=1)
-        return scores[:, torch.cat(chunks).argsort()].view(lanes, len(rows), -1)
+        chunks = list(texts.chunks(self._cache_positions // lanes, around=longest))
+        scores = torch.cat([self._scores(stack, texts[chunk], first[chunk]) for chunk in chunks], dim=1)
+        return scores[:, torch.cat(chunks).argsort()]
 
     @property
-    def _positions(self) -> int:
-        """Positions in one pass: on a processor what its cache holds, which also saves padding; else the memory."""
-        return 768 if self.device.type == "cpu" else 65_536
+    def _cache_positions(self) -> int:
+        """Positions in one call of a kernel: on a processor what its cache holds, which also saves padding."""
+        return 768 if self.device.type == "cpu" else self._memory_positions
 
     def _scores(self, stack: Stack, texts: TokenizedBatch, first: Tensor) -> Tensor:
         """Head outputs [lanes, texts, outputs]."""
@@ -147,9 +190,9 @@ class Encoder:
         return torch.stack(
             [
                 functional_call(
-                    self._head, head, kwargs={"inputs_embeds": own[:, at:], "attention_mask": real[:, at:]}
+                    self._head, head, kwargs={"inputs_embeds": states[:, at:], "attention_mask": mask[:, at:]}
                 ).logits
-                for head, own, real, at in lanes
+                for head, states, mask, at in lanes
             ]
         )
 
@@ -158,12 +201,24 @@ class Encoder:
 
         A text follows its lane's prompt without a gap, so that positions run on; what is unused is at the end.
         """
-        ids, real = (tensor.to(self.device) for tensor in texts.pad(self._tokenizer.pad_token_id))
+        ids, mask = (tensor.to(self.device) for tensor in texts.pad(self._tokenizer.pad_token_id))
         words = self._embeddings(ids)
         longest = stack.prompts.shape[1]
         embeds, masks = [], []
         for prompt, start in zip(stack.prompts.to(words.dtype), starts, strict=True):
             both = torch.cat([prompt[:start].expand(len(words), -1, -1), words], dim=1)
             embeds.append(pad(both, (0, 0, 0, longest - start)))
-            masks.append(pad(pad(real, (start, 0), value=True), (0, longest - start), value=False))
+            masks.append(pad(pad(mask, (start, 0), value=True), (0, longest - start), value=False))
         return torch.cat(embeds), torch.cat(masks)
+
+
+def _check_labels(labels: list[str], tokenizer: Any) -> None:
+    """Refuse labels that differ only in what the model does not see; they name one class, not two.
+
+    Raises:
+        UserError: there are such labels.
+    """
+    normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+    check_distinct(
+        {label: " ".join((normalizer.normalize_str(label) if normalizer else label).split()) for label in labels}
+    )

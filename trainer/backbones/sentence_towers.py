@@ -1,6 +1,7 @@
 """A sentence encoder such as MiniLM as both towers: class texts and examples are texts."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,58 +10,124 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from shared.errors import UserError
+from shared.settings import BackboneSettings
+from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
+from trainer.backbones.model_inputs import check_tokenizer, max_positions, padding_token, token_embeddings
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.tasks.examples import Example
 
 
 class SentenceTowers:
-    """One frozen encoder, whose token vectors are pooled as it was trained."""
+    """One frozen encoder with all modules that sentence-transformers gives it: pooling, dense layers, default prompt.
+
+    Class texts enter its Transformer module as input embeddings, and go through the other modules as texts do.
+    """
 
     temperature = 0.05
     image_size = 0
 
-    def __init__(self, name: str, tokenizer: Any, model: Any, device: torch.device, max_tokens: int) -> None:
-        """Take what was loaded from the folder or hub name `name`; examples are cut at `max_tokens`."""
-        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise UserError(f"{name!r} is no sentence encoder: its tokenizer has no start and end tokens")
-        self._tokenizer = tokenizer
-        self._model = model.to(device).eval().requires_grad_(False)
-        self._pool_first = _pools_first(Path(name))
-        self._most = min(max_tokens, tokenizer.model_max_length)
-        self.vocabulary = Vocabulary(tokenizer, model.get_input_embeddings().weight.detach())
-        self.prefix_ids, self.suffix_ids = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
-        positions = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-        self.max_length = int(min(tokenizer.model_max_length, positions))
+    def __init__(self, name: str, settings: BackboneSettings, device: torch.device) -> None:
+        """Load the folder or hub name `name`; examples are cut at the settings' max_tokens and at what the model reads.
+
+        Raises:
+            UserError: sentence-transformers cannot load it, or it does not begin with a Transformer module.
+        """
+        self._model = _load(name, settings, device)
+        self.config = self._model[0].auto_model.config
+        self.dtype = torch.float32
+        self._tokenizer = self._model.tokenizer
+        setup = []
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = padding_token(self._tokenizer)
+            setup.append(f"model.tokenizer.pad_token = {self._tokenizer.pad_token!r}")
+        self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(self._model[0].auto_model))
+        check_tokenizer(settings, self._tokenizer, self.vocabulary)
+        self._prompt: str | None = self._model.prompts.get(self._model.default_prompt_name or "")
+        self.prefix_ids, self.suffix_ids, self._features = self._frame(settings)
+        self.max_length = min(self._model.max_seq_length or sys.maxsize, max_positions(self._model[0].auto_model))
+        self._model.max_seq_length = min(settings.max_tokens, self.max_length)
+        added = len(self.prefix_ids) + len(self.suffix_ids)
+        if self._model.max_seq_length <= added:
+            raise UserError(
+                f"backbone.max_tokens = {settings.max_tokens}: it reads {self._model.max_seq_length} tokens of a "
+                f"text, of which {added} are its own, which leaves no room for words; raise it"
+            )
+        self.setup_lines = "\n".join([*setup, f"model.max_seq_length = {self._model.max_seq_length}"])
 
     def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
-        """Unit vectors [texts, dim] of input embeddings [texts, tokens, dim], whose padding is at the end."""
-        hidden = self._model(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state
-        return self._pool(hidden, mask)
+        """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end."""
+        return self._vectors({"inputs_embeds": embeds, "attention_mask": mask.long(), **self._features})
 
-    def open(self, examples: list[Example]) -> list[str]:
-        """The texts of the examples; two that stand side by side are two lines of one."""
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """Unit vectors [texts, dim] of token ids [texts, tokens] without padding."""
+        return self._vectors({"input_ids": ids, "attention_mask": torch.ones_like(ids), **self._features})
+
+    def read(self, examples: list[Example]) -> list[str]:
+        """The texts of the examples; two of one example are two lines of one text."""
         for example in examples:
             if len(example.choices) != 1:
                 what = "an image" if example.image is not None else "a choice between texts"
                 raise UserError(f"the model is a sentence encoder and reads texts, but an example is {what}")
         return ["\n".join(example.choices[0]) for example in examples]
 
-    def encode(self, opened: list[str]) -> Tensor:
-        """Unit vectors [texts, dim]."""
-        tokens = self._tokenizer(opened, padding=True, truncation=True, max_length=self._most, return_tensors="pt")
-        tokens = tokens.to(self._model.device)
-        return self._pool(self._model(**tokens).last_hidden_state, tokens["attention_mask"])
+    def encode(self, inputs: list[str]) -> Tensor:
+        """Unit vectors [texts, dim], those of `SentenceTransformer.encode`."""
+        return self._vectors(self._model.preprocess(inputs, prompt=self._prompt))
 
-    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        if self._pool_first:
-            return normalize(hidden[:, 0], dim=-1)
-        weights = mask[..., None].to(hidden.dtype)
-        return normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+    def _vectors(self, features: dict[str, Any]) -> Tensor:
+        """Unit vectors [texts, dim] of what the modules read."""
+        device = self._model.device
+        features = {name: part.to(device) if isinstance(part, Tensor) else part for name, part in features.items()}
+        vectors: Tensor = self._model(features)["sentence_embedding"]
+        return normalize(vectors[:, : self._model.truncate_dim].float(), dim=-1)
+
+    def _frame(self, settings: BackboneSettings) -> tuple[list[int], list[int], dict[str, Any]]:
+        """The tokens before and after every text, and the features that are the same for all."""
+        word = next(iter(self.vocabulary.words.values()))
+        own = self.vocabulary.encode(word, 2).tolist()
+        for text in (word, f" {word}"):  # some tokenizers have a token of its own for a word that begins a text
+            features = self._model.preprocess([text], prompt=self._prompt)
+            ids: list[int] = features["input_ids"][0].tolist()
+            if len(own) == 1 and own[0] in ids:
+                at = len(ids) - 1 - ids[::-1].index(own[0])
+                same = {name: part for name, part in features.items() if not isinstance(part, Tensor)}
+                return ids[:at], ids[at + 1 :], same
+        raise UserError(
+            f"{setting_of(settings)}: the tokenizer gives the word {word!r} other tokens in a text than alone; "
+            "choose another model"
+        )
 
 
-def _pools_first(folder: Path) -> bool:
-    """Whether sentences are read at the first token, as sentence-transformers notes beside a model; else the mean."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return False
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("pooling_mode_cls_token", False))
+def _load(name: str, settings: BackboneSettings, device: torch.device) -> Any:
+    """The modules of a sentence encoder, float32, with all the weights of its files and none drawn at random."""
+    # Here, because it takes seconds and the other families do without it.
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
+    from sentence_transformers.util import load_file_path
+
+    with refusing(settings, "cannot be loaded as a sentence encoder or CLIP", "copy the model again or choose another"):
+        options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}  # those are refused below, by name
+        model = SentenceTransformer(name, device=str(device), model_kwargs=options, trust_remote_code=False)
+        model.eval().requires_grad_(False)
+        first: Any = model[0]
+        if not isinstance(first, Transformer):
+            raise UserError(
+                f"{setting_of(settings)}: its first module is {type(first).__name__}, which no soft prompt can enter; "
+                "choose a model whose first module is a Transformer"
+            )
+        # sentence-transformers keeps to itself which weights were missing. A second load without data tells.
+        listed = load_file_path(name, "modules.json")
+        place = {"subfolder": json.loads(Path(listed).read_text(encoding="utf-8"))[0]["path"]} if listed else {}
+        _, found = type(first.auto_model).from_pretrained(
+            name,
+            config=first.auto_model.config,
+            device_map="meta",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **place,
+            **SAFE,
+        )
+    if first.module_output_name == "token_embeddings":  # then nothing reads the model's own pooler
+        found["missing_keys"] = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
+    check_loaded(settings, found)
+    return model

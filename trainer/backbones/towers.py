@@ -3,16 +3,14 @@
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
+from transformers import MODEL_MAPPING, AutoConfig
 
-from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings
 from trainer.backbones.clip_towers import ClipTowers
+from trainer.backbones.model_files import SAFE, check_files
 from trainer.backbones.sentence_towers import SentenceTowers
 from trainer.backbones.vocabulary import Vocabulary
-from trainer.paths import find_model
 from trainer.tasks.examples import Example
 
 
@@ -20,12 +18,18 @@ class Towers(Protocol):
     """Class texts and examples as unit vectors of one space."""
 
     vocabulary: Vocabulary
+    config: Any
+    """Of the tower that reads class texts, by transformers."""
+    dtype: torch.dtype
+    """Of the frozen weights."""
     prefix_ids: list[int]
     """Tokens before a class text."""
     suffix_ids: list[int]
     """Tokens after it."""
     max_length: int
     """Most tokens of a class text, `prefix_ids` and `suffix_ids` included."""
+    setup_lines: str
+    """Python lines after which `model`, a SentenceTransformer, gives the vectors of `encode`; empty for images."""
     temperature: float
     """What cosines are divided by where no setting says."""
     image_size: int
@@ -34,15 +38,18 @@ class Towers(Protocol):
     def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end."""
 
-    def open(self, examples: list[Example]) -> list[Any]:
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """Unit vectors [texts, dim] of token ids [texts, tokens] without padding, by the model's own pass."""
+
+    def read(self, examples: list[Example]) -> list[Any]:
         """The texts or images that the examples are.
 
         Raises:
             UserError: they are something else, or an image cannot be read.
         """
 
-    def encode(self, opened: list[Any]) -> Tensor:
-        """Unit vectors [examples, dim] of what `open` gave."""
+    def encode(self, inputs: list[Any]) -> Tensor:
+        """Unit vectors [examples, dim] of what `read` gave."""
 
 
 def load_towers(settings: BackboneSettings, device: torch.device) -> Towers:
@@ -51,14 +58,14 @@ def load_towers(settings: BackboneSettings, device: torch.device) -> Towers:
     Raises:
         UserError: there is no such model, or it is neither.
     """
-    name = find_model(settings)
+    name = check_files(settings)
+    return ClipTowers(name, settings, device) if _reads_images(name) else SentenceTowers(name, settings, device)
+
+
+def _reads_images(name: str) -> bool:
+    """Whether a model has a tower for images; false where there is no telling, as SentenceTowers says what is wrong."""
     try:
-        tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
-        if hasattr(model, "get_image_features"):
-            return ClipTowers(name, tokenizer, model, device)
-    except (OSError, ValueError, SafetensorError) as error:
-        key = "backbone.path" if settings.path else "backbone.hub"
-        raise UserError(
-            f"{key} = {name!r} cannot be loaded as a sentence encoder or CLIP: {first_line(error)}"
-        ) from None
-    return SentenceTowers(name, tokenizer, model, device, settings.max_tokens)
+        config = AutoConfig.from_pretrained(name, **SAFE)
+    except Exception:  # see model_files.refusing
+        return False
+    return hasattr(MODEL_MAPPING.get(type(config), None), "get_image_features")

@@ -32,7 +32,7 @@ class Vocabulary:
     @cached_property
     def words(self) -> dict[int, str]:
         """Token id to word, for the tokens that are whole words."""
-        words = {index: self._word(token) for index, token in enumerate(self._tokens) if index not in self._special}
+        words = {index: self._word(token) for index, token in enumerate(self._tokens) if index not in self.special_ids}
         return {index: word for index, word in words.items() if word.isalpha()}
 
     def _word(self, token: str) -> str:
@@ -61,7 +61,7 @@ class Vocabulary:
         return commonest if counts[commonest] else ""
 
     @cached_property
-    def _special(self) -> set[int]:
+    def special_ids(self) -> set[int]:
         """Ids of the tokens that no text may hold."""
         added = self._tokenizer.added_tokens_decoder
         return {*self._tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
@@ -88,7 +88,7 @@ class Vocabulary:
         """
         text = self._lead + text.lstrip() if self._lead else text
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
-        return torch.tensor([index for index in ids if index not in self._special][:most], dtype=torch.long)
+        return torch.tensor([index for index in ids if index not in self.special_ids][:most], dtype=torch.long)
 
     def decode(self, ids: Tensor) -> str:
         """The text of token ids."""

@@ -1,4 +1,4 @@
-"""What a finished run found, ready to label new examples."""
+"""The result of a finished run, ready to label new examples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,25 +15,22 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings, TaskSettings
 from trainer.backbones import choose_device, load_family
 from trainer.backbones.backbone import Backbone
-from trainer.result.export import DESCRIPTION, TENSORS
-from trainer.runs.directory import find_run, read_json
+from trainer.runs.directory import BEST_DESCRIPTION, BEST_TENSORS, find_run, read_json
 from trainer.search.pool import Tuned
 from trainer.tasks.examples import Example
-from trainer.tasks.formats import UnreadableRow, format_reader
+from trainer.tasks.formats import MissingColumn, UnreadableRow, format_reader, text_columns, wanted_columns
+from trainer.tasks.tables import as_text
 
 Item = str | Path | Mapping[str, Any]
-"""A text, two texts with a tab between them, the file of an image, or a row with the columns of the task's data."""
+"""A text, two texts separated by a tab if the task has two, an image file, or a row with the task's columns."""
 
 BATCH = 256
 """Examples labelled in one pass."""
 
-NEED_ROWS = ("copa", "multirc", "record", "wic", "wsc")
-"""Forms that make more of a row than its texts."""
-
 
 @dataclass(frozen=True)
 class Prediction:
-    """A label and how sure it is."""
+    """A label and the probabilities of all."""
 
     label: str
     probabilities: dict[str, float]
@@ -41,38 +38,45 @@ class Prediction:
 
 
 class Classifier:
-    """What a run found, ready to label examples."""
+    """The result of a run, ready to label examples."""
 
-    def __init__(self, task: TaskSettings, labels: list[str], backbone: Backbone, tuned: Tuned) -> None:
+    def __init__(
+        self, task: TaskSettings, labels: list[str], backbone: Backbone, tuned: Tuned, template: str = ""
+    ) -> None:
         self._task = task
+        self._template = template
         self.labels = labels
         self._backbone = backbone
         self._tuned = tuned
 
     @classmethod
-    def load(cls, run: str) -> "Classifier":
+    def load(cls, run: str, device: str = "auto") -> "Classifier":
         """Load a finished run by its folder, its name in `runs`, or `latest`.
 
+        Args:
+            run: folder or name.
+            device: as the setting `device`.
+
         Raises:
-            UserError: there is no such run, or it is not finished.
+            UserError: there is no such run or device, or the run is not finished.
         """
         folder = find_run(run)
-        if not (folder / DESCRIPTION).is_file():
+        if not (folder / BEST_DESCRIPTION).is_file():
             raise UserError(f"{folder} has no result yet; finish it with `python -m trainer --resume {folder.name}`")
-        description = read_json(folder / DESCRIPTION)
-        device = choose_device("auto")
+        description = read_json(folder / BEST_DESCRIPTION)
+        place = choose_device(device)
         try:
             task = TaskSettings(**description["task"])
             backbone = BackboneSettings(**description["backbone"]), PromptSettings(**description["prompt"])
             labels = [str(label) for label in description["labels"]]
-            tensors = {name: tensor.to(device) for name, tensor in load_file(folder / TENSORS).items()}
+            tensors = {name: tensor.to(place) for name, tensor in load_file(folder / BEST_TENSORS).items()}
             tuned = _tuned(tensors)
         except (KeyError, TypeError, ValidationError, OSError, SafetensorError) as error:
             raise UserError(f"{folder / 'best'} is damaged: {error}") from None
-        return cls(task, labels, load_family(*backbone, labels, task.format, device), tuned)
+        return cls(task, labels, load_family(*backbone, labels, task.format, place), tuned, backbone[0].template)
 
     def read(self, items: Sequence[Item]) -> list[Example]:
-        """The examples that items stand for: one each, but for rows that hold several (MultiRC, ReCoRD).
+        """The examples of items: one each, except for rows that hold several (MultiRC, ReCoRD).
 
         Raises:
             UserError: an item is not what the task needs.
@@ -92,6 +96,11 @@ class Classifier:
         """Label items, in their order."""
         return self.label(self.read(items))
 
+    @property
+    def wanted(self) -> list[str]:
+        """The columns that `read` takes of a row."""
+        return wanted_columns(self._task, self._template)
+
     def _read(self, item: Item, number: int) -> list[Example]:
         task = self._task
         if task.format == "image":
@@ -100,13 +109,18 @@ class Classifier:
             return [Example(image=Path(item))]
         if isinstance(item, Mapping):
             try:
-                return [example for example, _ in format_reader(task)({task.label: None, **item})]
+                row = {column: as_text(item[column]) for column in self.wanted if column in item}
+                return [example for example, _ in format_reader(task)({task.label: None, **row})]
             except UnreadableRow as fault:
-                raise UserError(f"example {number}: {fault}") from None
-        if task.format in NEED_ROWS:
-            raise UserError(f"example {number}: task {task.format} needs rows with its columns, from a .jsonl file")
-        texts = tuple(str(item).split("\t", 1))
-        return [Example((texts,), dict(zip(("text", "text2"), texts, strict=False)))]
+                there = f"; there are {', '.join(item)}" if isinstance(fault, MissingColumn) else ""
+                raise UserError(f"example {number}: {fault}{there}") from None
+        columns = text_columns(task)
+        texts = tuple(str(item).split("\t", 1)) if len(columns) > 1 else (str(item),)
+        if len(texts) != len(columns):
+            needs = f"two texts with a tab between them ({', '.join(columns)})" if columns else "a row with its columns"
+            raise UserError(f"example {number}: the task needs {needs}; give it, or rows in a .jsonl or .csv file")
+        named = [*zip(columns, texts, strict=True), *zip(("text", "text2"), texts, strict=False)]
+        return [Example((texts,), dict(named))]
 
     def _prediction(self, row: list[float]) -> Prediction:
         ranked = sorted(zip(self.labels, row, strict=True), key=lambda pair: -pair[1])
@@ -115,4 +129,4 @@ class Classifier:
 
 def _tuned(tensors: dict[str, Tensor]) -> Tuned:
     head = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
-    return Tuned(tensors["prompt.0"], head, tensors.get("class_vectors"))
+    return Tuned(tensors["prompt.0"], head, tensors.get("class_embeddings"))

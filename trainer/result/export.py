@@ -12,18 +12,13 @@ from trainer.backbones.decoder import Decoder
 from trainer.backbones.encoder import Encoder
 from trainer.result.adapter import export_adapter
 from trainer.result.readme import usage
-from trainer.runs.directory import write_json
-from trainer.search.pool import Result
-from trainer.tune import TuningContext
-
-FOLDER = "best"
-TENSORS = "best/best.safetensors"
-DESCRIPTION = "best/best.json"
-README = "best/README.md"
+from trainer.runs.directory import BEST, BEST_DESCRIPTION, BEST_README, BEST_TENSORS, write_json
+from trainer.search.context import TuningContext
+from trainer.search.pool import TuningResult
 
 
 def export_best(
-    folder: Path, result: Result, context: TuningContext, words: list[str], settings: Settings
+    folder: Path, result: TuningResult, context: TuningContext, words: list[str], settings: Settings
 ) -> str | None:
     """Write what was tuned, all that is needed to load it, a PEFT adapter where there can be one, and how to use it.
 
@@ -35,19 +30,18 @@ def export_best(
         settings: the run's settings.
 
     Returns:
-        Why there is no PEFT adapter, for a family that usually has one; else none.
+        Why there is no PEFT adapter, for a family that usually has one; else None.
     """
-    (folder / FOLDER).mkdir(exist_ok=True)
+    (folder / BEST).mkdir(exist_ok=True)
     tuned, task, backbone = result.tuned, context.task, context.backbone
     tensors: dict[str, Tensor] = {f"prompt.{index}": member.prompt for index, member in enumerate(result.members)}
     tensors |= {f"head.{name}": value for name, value in tuned.head.items()}
     if tuned.class_embeddings is not None:
-        tensors["class_vectors"] = tuned.class_embeddings
+        tensors["class_embeddings"] = tuned.class_embeddings
     labels = json.dumps(task.labels, ensure_ascii=False)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS, {"labels": labels})
-    reason = None
-    if isinstance(backbone, Encoder | Decoder):
-        reason = export_adapter(folder / FOLDER, backbone, tuned.prompt, tuned.head)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / BEST_TENSORS, {"labels": labels}
+    )
     description: dict[str, Any] = {
         "labels": task.labels,
         "task": settings.task.model_dump(),
@@ -55,8 +49,10 @@ def export_best(
         "prompt_words": words,
         "backbone": settings.backbone.model_dump(),
         "prompt": settings.prompt.model_dump(),
-        "without_adapter": reason,
     }
-    write_json(folder / DESCRIPTION, description)
-    (folder / README).write_text(usage(settings, context, reason), encoding="utf-8")
+    write_json(folder / BEST_DESCRIPTION, description)
+    reason = None
+    if isinstance(backbone, Encoder | Decoder):  # last, so that the result is whole whatever happens here
+        reason = export_adapter(folder / BEST, backbone, tuned.prompt, tuned.head)
+    (folder / BEST_README).write_text(usage(settings, context, reason), encoding="utf-8")
     return reason

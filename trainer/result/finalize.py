@@ -1,47 +1,46 @@
 """The end of a run: test once, export the result, write the summary."""
 
 import logging
-from dataclasses import dataclass
 
 import torch
 
 from shared.settings import Settings
 from trainer.result.export import export_best
+from trainer.result.run_result import RunResult
 from trainer.result.summary import PromptScores, member_words, summarise
 from trainer.runs.directory import SUMMARY, RunDirectory
+from trainer.search.context import TuningContext
 from trainer.search.evaluation import evaluate
-from trainer.search.pool import Result
-from trainer.search.state import State
+from trainer.search.pool import TuningResult
+from trainer.search.state import RunState
 from trainer.tasks.metrics import task_metrics
-from trainer.tune import TuningContext
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class FinalReport:
-    """What is told at the end."""
-
-    rows: list[PromptScores]
-    """A row for each result."""
-    majority: dict[str, float]
-    """What always saying the same class scores on test at best."""
-    words: list[str]
-    """What each member of the run's own result says in the nearest words."""
-
-
 def finalize(
-    settings: Settings, context: TuningContext, folder: RunDirectory, state: State, results: dict[str, Result], own: str
-) -> FinalReport:
-    """Measure results on test data, once, and keep the run's own, the one called `own`."""
-    rows, majority = _on_test(context, results), _majority(context)
-    result = results[own]
+    settings: Settings,
+    context: TuningContext,
+    directory: RunDirectory,
+    state: RunState,
+    results: dict[str, TuningResult],
+    own: str,
+) -> RunResult:
+    """Measure `results` on test data, once, and keep the run's own, the one named `own`."""
+    scores, result = _test(context, results), results[own]
+    words = export(settings, context, directory, result)
+    summary = summarise(settings, directory.name, state, result, scores, own, _majority(context), words)
+    directory.write_json(SUMMARY, summary)
+    return RunResult.load(directory.path)
+
+
+def export(settings: Settings, context: TuningContext, directory: RunDirectory, result: TuningResult) -> list[str]:
+    """Write a result to the directory's `best/`; the nearest words of each of its members."""
     words = member_words(result, context.backbone.vocabulary, settings)
-    without_adapter = export_best(folder.path, result, context, words, settings)
+    without_adapter = export_best(directory.path, result, context, words, settings)
     if without_adapter:
         log.warning("no PEFT adapter was written: %s", without_adapter)
-    folder.write_json(SUMMARY, summarise(settings, folder, state, result, rows, own, majority, words))
-    return FinalReport(rows, majority, words)
+    return words
 
 
 def _majority(context: TuningContext) -> dict[str, float]:
@@ -53,11 +52,11 @@ def _majority(context: TuningContext) -> dict[str, float]:
     )
 
 
-def _on_test(context: TuningContext, results: dict[str, Result]) -> list[PromptScores]:
-    test = context.examples(context.task.test, "test rows")
-    rows = []
-    for name, found in results.items():
-        logits = found.tuned.logits(context.backbone, test.inputs)
-        scores = task_metrics(context.task.format, logits, context.task.test)
-        rows.append(PromptScores(name, found.dev, evaluate(logits[None], test.targets)[0], scores))
-    return rows
+def _test(context: TuningContext, results: dict[str, TuningResult]) -> list[PromptScores]:
+    test = context.encode(context.task.test, "test rows")
+    scores = []
+    for name, result in results.items():
+        logits = result.tuned.logits(context.backbone, test.inputs)
+        metrics = task_metrics(context.task.format, logits, context.task.test)
+        scores.append(PromptScores(name, result.dev, evaluate(logits[None], test.targets)[0], metrics))
+    return scores

@@ -5,8 +5,9 @@ from pathlib import Path
 from string import Template
 
 from shared.settings import Settings
+from trainer.backbones.dual_encoder import DualEncoder
 from trainer.paths import find_model
-from trainer.tune import TuningContext
+from trainer.search.context import TuningContext
 
 TEXTS = Path(__file__).parent / "readmes"
 
@@ -27,7 +28,7 @@ def usage(settings: Settings, context: TuningContext, without_adapter: str | Non
         task=task.description,
         labels=", ".join(task.labels),
         model=model,
-        max_tokens=backbone.max_tokens,
+        setup=context.backbone.setup_lines if isinstance(context.backbone, DualEncoder) else "",
         reason=without_adapter,
         auto="AutoModelForCausalLM" if decoder else "AutoModelForSequenceClassification",
         load=model if decoder else f"{model}, num_labels={1 if task.format == 'copa' else len(task.labels)}",

@@ -1,6 +1,7 @@
-"""Save and restore all of a run that changes, as one safetensors file replaced in one move."""
+"""Save and restore the state of a run, as one safetensors file that is replaced atomically."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,15 +20,28 @@ from trainer.search.lanes import Lane, Origin, open_lane
 from trainer.search.pool import Pool, Snapshot
 from trainer.search.prompt_init import PromptInit
 from trainer.search.restarts import Restarts
-from trainer.search.state import State
+from trainer.search.state import RunState
 from trainer.search.trajectory import Trajectory
 
+SCALARS = ("lane_steps", "iterations", "opened", "lanes_per_pass", "seconds", "stalled_seconds")
+"""Fields of `RunState` that are JSON."""
 
-def save_checkpoint(folder: Path, state: State, starts: PromptInit) -> None:
-    """Write the checkpoint of the run in `folder`; a reader sees the old one or the new one."""
-    path = folder / CHECKPOINT
+
+def save_checkpoint(directory: Path, state: RunState, prompt_init: PromptInit, offsets: Mapping[str, int]) -> None:
+    """Write the checkpoint of the run in `directory`; a reader sees the old one or the new one, also after a crash.
+
+    Args:
+        directory: the run's directory.
+        state: of the run.
+        prompt_init: whose generator draws the control's words.
+        offsets: sizes in bytes of the run's append-only files, which belong to this state.
+
+    Raises:
+        OSError: the disk does not take it; the checkpoint before stays.
+    """
+    path = directory / CHECKPOINT
     path.parent.mkdir(exist_ok=True)
-    tensors: dict[str, Tensor] = {"starts": starts.generator.get_state()}
+    tensors: dict[str, Tensor] = {"prompt_init": prompt_init.generator.get_state()}
     for lane in state.lanes:
         tensors |= _parameters(f"lane.{lane.number}.", lane.prompt.detach(), lane.head)
         for index, moments in lane.optimizer.state_dict()["state"].items():
@@ -35,27 +49,47 @@ def save_checkpoint(folder: Path, state: State, starts: PromptInit) -> None:
     for index, snapshot in enumerate(state.pool.snapshots):
         tensors |= _parameters(f"pool.{index}.", snapshot.prompt, snapshot.head)
     part = path.with_suffix(".part")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, part, {"state": json.dumps(_plain(state))}
-    )
+    plain = json.dumps(_plain(state) | {"offsets": dict(offsets)})
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, {"state": plain})
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+    _sync(part)
     part.replace(path)
+    _sync(path.parent)
 
 
-def load_checkpoint(folder: Path, settings: Settings, starts: PromptInit, device: torch.device) -> State:
-    """The state saved in `folder`.
+def load_checkpoint(
+    directory: Path, settings: Settings, prompt_init: PromptInit, device: torch.device
+) -> tuple[RunState, dict[str, int]]:
+    """The state saved in `directory`, and the sizes of the append-only files that belong to it.
 
     Raises:
         UserError: the checkpoint is absent or damaged.
     """
-    path = folder / CHECKPOINT
+    path = directory / CHECKPOINT
     try:
         with safe_open(path, framework="pt") as file:
             plain = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        starts.generator.set_state(tensors["starts"])
-        return _restore(plain, {name: tensor.to(device) for name, tensor in tensors.items()}, settings)
+        prompt_init.generator.set_state(tensors["prompt_init"])
+        return _restore(plain, _to_device(tensors, device), settings), plain["offsets"]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be resumed from: {error}") from None
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _to_device(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """All on `device`, except step counts: AdamW reads them on the CPU in each step."""
+    return {name: tensor if name.endswith(".step") else tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _parameters(place: str, prompt: Tensor, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -66,7 +100,7 @@ def _under(place: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(place): tensor for key, tensor in tensors.items() if key.startswith(place)}
 
 
-def _plain(state: State) -> dict[str, Any]:
+def _plain(state: RunState) -> dict[str, Any]:
     return {
         "lanes": [{"number": lane.number, "age": lane.age, "lineage": _origins(lane.lineage)} for lane in state.lanes],
         "dev": asdict(state.dev),
@@ -76,16 +110,11 @@ def _plain(state: State) -> dict[str, Any]:
             {"lane": kept.lane, "step": kept.step, "lineage": _origins(kept.lineage), "dev": asdict(kept.dev)}
             for kept in state.pool.snapshots
         ],
-        "spent": state.lane_steps,
-        "turns": state.iterations,
-        "opened": state.opened,
-        "seconds": state.seconds,
-        "stalled_seconds": state.stalled_seconds,
-    }
+    } | {name: getattr(state, name) for name in SCALARS}
 
 
-def _restore(plain: dict[str, Any], tensors: dict[str, Tensor], settings: Settings) -> State:
-    return State(
+def _restore(plain: dict[str, Any], tensors: dict[str, Tensor], settings: Settings) -> RunState:
+    return RunState(
         lanes=[_lane(entry, tensors, settings) for entry in plain["lanes"]],
         dev=EvalResult(**plain["dev"]),
         trajectory=Trajectory.from_state_dict(plain["trajectory"]),
@@ -103,7 +132,7 @@ def _restore(plain: dict[str, Any], tensors: dict[str, Tensor], settings: Settin
                 for index, entry in enumerate(plain["pool"])
             ]
         ),
-        **{key: plain[key] for key in ("spent", "turns", "opened", "seconds", "stalled_seconds")},
+        **{name: plain[name] for name in SCALARS},
     )
 
 

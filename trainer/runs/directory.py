@@ -1,40 +1,71 @@
-"""A run's folder: never overwritten, complete enough to load, resume and replay."""
+"""A run's directory: never overwritten, locked while in use, complete enough to load, resume and replay."""
 
 import json
 import os
 import re
+import secrets
 import shutil
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from shared.config import load
 from shared.errors import UserError
 from shared.settings import Settings
 
 CONFIG = "config.json"
-SUMMARY = "summary.json"
+"""The run's settings."""
+IDENTITY = "run.json"
+"""What identifies the run: its id, a fingerprint of its data, versions."""
 HISTORY = "history.jsonl"
+"""Events, as docs/history.md describes them."""
+RECORD = "record.jsonl"
+"""Every message, for replay."""
 CHECKPOINT = "checkpoint/state.safetensors"
+SUMMARY = "summary.json"
+"""Figures of a finished run; written last."""
+BASELINE = "baseline"
+"""Directory of the plain run that a run compares itself with."""
+BEST = "best"
+"""Directory of the result."""
+BEST_TENSORS = "best/best.safetensors"
+BEST_DESCRIPTION = "best/best.json"
+BEST_README = "best/README.md"
 LATEST = "latest"
+"""Link to the newest run, in the folder of all runs."""
+LOCK = ".lock"
 
 
 class RunDirectory:
-    """`runs/NAME/` and the files in it."""
+    """`runs/NAME/`, used by one process at a time."""
 
     def __init__(self, path: Path) -> None:
+        """Use the directory at `path`, which is made if absent.
+
+        Raises:
+            UserError: another process uses it.
+        """
+        path.mkdir(exist_ok=True)
         self.path = path
         self.name = path.name
-        path.mkdir(exist_ok=True)
-        self._history = (path / HISTORY).open("a", encoding="utf-8")
-        self._before: str | None = None
-        """Where `latest` pointed when this folder was created."""
+        self._lock = FileLock(path / LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{path} is in use by another process; wait for it or stop it") from None
+        self._replaced_latest: str | None = None
+        """The target of `latest` before this directory was created."""
 
     @classmethod
     def create(cls, settings: Settings) -> "RunDirectory":
-        """A new folder for a run.
+        """A new directory for a run.
 
         Raises:
-            UserError: the name is in use, or the folder cannot be written.
+            UserError: the name is in use, or the directory cannot be written.
         """
         root = Path(settings.folder)
         try:
@@ -44,57 +75,90 @@ class RunDirectory:
             _point_latest(root, path.name)
         except OSError as error:
             raise UserError(f"folder = {settings.folder!r}: {error.strerror}: {error.filename}") from None
-        folder = cls(path)
-        folder._before = before
-        folder.write_json(CONFIG, settings.model_dump())
-        return folder
+        directory = cls(path)
+        directory._replaced_latest = before
+        directory.begin(settings)
+        return directory
+
+    @classmethod
+    def open(cls, name: str, root: str = "runs") -> "RunDirectory":
+        """An existing run, by path or by name.
+
+        Raises:
+            UserError: there is no such run, or another process uses it.
+        """
+        return cls(find_run(name, root))
+
+    def begin(self, settings: Settings) -> None:
+        """Write what a run is, before its first event."""
+        self.write_json(CONFIG, settings.model_dump(mode="json"))
+        versions = {name: version(name) for name in ("torch", "transformers")}
+        self.write_json(
+            IDENTITY,
+            {"id": f"{self.name[:150]}-{secrets.token_hex(8)}", "created": time.time(), "versions": versions},
+        )
+
+    def nested(self, name: str, settings: Settings) -> "RunDirectory":
+        """The directory of a run that belongs to this one; made if absent."""
+        inner = RunDirectory(self.path / name)
+        if not (inner.path / CONFIG).is_file():
+            inner.begin(settings)
+        return inner
+
+    @property
+    def id(self) -> str:
+        """Unique for each run, also among runs of one name."""
+        return str(read_json(self.path / IDENTITY)["id"])
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has its summary."""
+        return (self.path / SUMMARY).is_file()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run was saved."""
+        return (self.path / CHECKPOINT).is_file()
+
+    def check_data(self, fingerprint: Mapping[str, str]) -> None:
+        """Keep the fingerprint of each split, or compare with what was kept.
+
+        Raises:
+            UserError: the data is not what the run began with.
+        """
+        identity = read_json(self.path / IDENTITY)
+        kept = identity.setdefault("data", dict(fingerprint))
+        changed = [split for split, value in fingerprint.items() if kept.get(split) != value]
+        if changed:
+            raise UserError(
+                f"{self.path}: the {' and '.join(changed)} data is not what the run began with; "
+                "restore the files, or start a new run"
+            )
+        self.write_json(IDENTITY, identity)
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON file whole: readers see the old one or the new one."""
+        write_json(self.path / name, values)
 
     def discard(self) -> None:
-        """Take away a folder that `create` made and that holds nothing yet; `latest` points where it did."""
+        """Remove a directory that `create` made and that holds nothing yet; `latest` points where it did."""
         self.close()
         shutil.rmtree(self.path)
         root = self.path.parent
         if _latest(root) != self.name:
             return  # a run that started since
-        if self._before is None:
+        if self._replaced_latest is None:
             (root / LATEST).unlink()
         else:
-            _point_latest(root, self._before)
-
-    @classmethod
-    def open(cls, name: str, root: str = "runs") -> tuple["RunDirectory", Settings]:
-        """A run that exists, by path or by name, and its settings.
-
-        Raises:
-            UserError: there is no such run.
-        """
-        path = find_run(name, root)
-        return cls(path), read_settings(path)
-
-    def log(self, kind: str, **values: Any) -> None:
-        """Append one event to the history."""
-        self._history.write(json.dumps({"kind": kind, **values}, ensure_ascii=False) + "\n")
-
-    def write_json(self, name: str, values: dict[str, Any]) -> None:
-        """Write a JSON file whole: readers see the old one or the new one."""
-        write_json(self.path / name, values)
-
-    def flush(self) -> None:
-        """Hand the history to the system."""
-        self._history.flush()
+            _point_latest(root, self._replaced_latest)
 
     def close(self) -> None:
-        """Close the history."""
-        self._history.close()
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether the run in `folder` was saved."""
-    return (folder / CHECKPOINT).is_file()
+        """Let others use the directory. Idempotent."""
+        self._lock.release()
 
 
 def find_run(name: str, root: str = "runs") -> Path:
-    """The folder of a run, named by its path or by its name in `root`; resolves `latest`."""
+    """The directory of a run, given by its path or by its name in `root`; resolves `latest`."""
     for path in (Path(name), Path(root) / name):
         if (path / CONFIG).is_file():
             return path.resolve()
@@ -106,7 +170,7 @@ def read_settings(path: Path) -> Settings:
     return load(read_json(path / CONFIG), str(path / CONFIG))
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file whole: readers see the old one or the new one."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -136,7 +200,8 @@ def _claim(root: Path, settings: Settings) -> Path:
             (root / settings.name).mkdir()
         except FileExistsError:
             raise UserError(
-                f"name = {settings.name!r} is in use: {root / settings.name} exists; choose another"
+                f"name = {settings.name!r} is in use: {root / settings.name} exists; choose another, "
+                "or continue it with --if-exists resume"
             ) from None
         return root / settings.name
     stem = f"{re.sub(r'[^A-Za-z0-9._-]', '-', settings.recipe)}-s{settings.seed}"

@@ -1,127 +1,186 @@
-"""What a run tells: lines for people, events for the history."""
+"""Reports a run: events to its history, lines to people, a progress bar to a terminal."""
 
+import json
 import logging
 import time
 from dataclasses import asdict
+from typing import Any
 
-from bus.channel import Answer
-from bus.messages import Digest, Fate, Point
+from bus.messages import Fate
+from shared.append_log import AppendLog
 from trainer.progress import step_bar
-from trainer.runs.directory import RunDirectory
-from trainer.search.evaluation import EvalResult
-from trainer.search.lanes import Lane
+from trainer.search.events import (
+    CandidatesPassedOver,
+    CandidatesScored,
+    DigestLeased,
+    Evaluated,
+    Event,
+    LeaseLost,
+    ProposalReceived,
+    RequestSkipped,
+    Stepped,
+    TrialJudged,
+    TrialOpened,
+)
 from trainer.search.restarts import Candidate
 
 log = logging.getLogger(__name__)
 
 
-class Reporter:
-    """Tells of one run."""
+class History:
+    """Writes the events of docs/history.md, one JSON line each."""
 
-    def __init__(self, folder: RunDirectory, budget: int, lane_steps: int) -> None:
-        self._folder = folder
+    def __init__(self, log: AppendLog) -> None:
+        self._log = log
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Append one event; `step` is in lane-steps."""
+        event = {"kind": kind, "time": round(time.time(), 6), "step": step, **values}
+        self._log.append(json.dumps(event, ensure_ascii=False))
+
+    def __call__(self, event: Event) -> None:
+        """Append `event`."""
+        match event:
+            case Stepped():
+                self.write(
+                    "step",
+                    event.lane_steps,
+                    lanes=[lane.number for lane in event.lanes],
+                    train_losses=event.train_losses,
+                    bus_seconds=round(event.bus_seconds, 7),
+                )
+            case Evaluated():
+                values = event.point.model_dump()
+                step = values.pop("step")
+                pairs = zip(event.lanes, event.results, strict=True)
+                lanes = [{"lane": lane.number, "age": lane.age, **asdict(result)} for lane, result in pairs]
+                self.write("evaluation", step, **values, seconds=round(event.seconds, 3), lanes=lanes)
+                self._log.flush()
+            case DigestLeased(digest=digest):
+                self.write(
+                    "digest",
+                    digest.step,
+                    sequence=digest.sequence,
+                    leases=event.leases,
+                    wanted=digest.wanted,
+                    pushes=[push.model_dump() for push in digest.pushes],
+                    slope=digest.slope and digest.slope.model_dump(),
+                )
+            case ProposalReceived(answer=answer):
+                proposal = answer.proposal
+                self.write(
+                    "proposal",
+                    event.lane_steps,
+                    asked=answer.digest.step,
+                    lease=proposal.lease,
+                    model=proposal.model,
+                    candidates=len(proposal.candidates),
+                    new=event.new,
+                    **proposal.usage.model_dump(),
+                )
+            case LeaseLost():
+                self.write("lease_ended", event.lane_steps, lease=event.lease, how=event.how)
+            case RequestSkipped():
+                self.write("request_skipped", event.lane_steps, waited_seconds=event.seconds)
+            case CandidatesScored():
+                scored = [asdict(candidate) for candidate in event.candidates]
+                self.write("candidates", event.lane_steps, seconds=round(event.seconds, 4), scored=scored)
+            case TrialOpened(candidate=candidate):
+                self.write(
+                    "trial",
+                    event.lane_steps,
+                    lane=event.lane.number,
+                    lease=candidate.lease,
+                    words=candidate.words,
+                    score=candidate.score,
+                )
+            case TrialJudged(lane=lane):
+                self.write("outcome", event.lane_steps, lane=lane.number, lease=event.lease, **event.fate.model_dump())
+            case CandidatesPassedOver():
+                for fate in event.fates:
+                    self.write("outcome", event.lane_steps, lease=event.lease, **fate.model_dump())
+
+
+class Console:
+    """Log lines, and on a terminal a progress bar. Context manager."""
+
+    def __init__(self, budget: int, lane_steps: int) -> None:
         self._budget = budget
         self._bar = step_bar(budget, lane_steps)
 
-    def step(self, lane_steps: int, lanes: list[Lane], train_losses: list[float], bus_seconds: float) -> None:
-        """One gradient step of `lanes`, after so much bus work. With the time, so that a run's pace can be studied."""
-        self._folder.log(
-            "step",
-            time=round(time.time(), 6),
-            step=lane_steps,
-            lanes=[lane.number for lane in lanes],
-            train_losses=train_losses,
-            bus_seconds=round(bus_seconds, 7),
-        )
-        self._bar.update(len(lanes))
+    def __enter__(self) -> "Console":
+        return self
 
-    def point(self, point: Point, lanes: list[Lane], found: list[EvalResult], seconds: float) -> None:
-        """The development split was measured on all lanes."""
-        self._folder.log(
-            "evaluation",
-            **point.model_dump(),
-            lanes=[
-                {"lane": lane.number, "age": lane.age, **asdict(dev)} for lane, dev in zip(lanes, found, strict=True)
-            ],
-        )
-        self._folder.flush()
-        train = "" if point.train_loss is None else f"train {point.train_loss:.3f}  "
-        pace = f"  {point.step / seconds:.0f} lane-steps/s" if seconds and point.step else ""
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __call__(self, event: Event) -> None:
+        """Report `event`."""
+        match event:
+            case Stepped():
+                self._bar.update(len(event.lanes))
+            case Evaluated():
+                self._evaluated(event)
+            case DigestLeased(digest=digest):
+                log.info("step %d  asked for %d prompts", digest.step, digest.wanted)
+            case LeaseLost(how=how):
+                log.info("step %d  a proposer did not answer (%s)", event.lane_steps, how)
+            case RequestSkipped():
+                log.warning("no proposal within %g s; continuing without (is a proposer running?)", event.seconds)
+            case ProposalReceived(answer=answer):
+                log.info(
+                    "step %d  %s answered the request of step %d: %d prompts, %d new",
+                    event.lane_steps,
+                    answer.proposal.model,
+                    answer.digest.step,
+                    len(answer.proposal.candidates),
+                    event.new,
+                )
+            case CandidatesScored():
+                self._scored(event)
+            case TrialOpened(lane=lane, candidate=candidate):
+                log.info(
+                    "step %d  lane %d starts from %r (dev %.3f, incumbent %.3f)",
+                    event.lane_steps,
+                    lane.number,
+                    candidate.words,
+                    candidate.score,
+                    event.incumbent.loss,
+                )
+            case TrialJudged(lane=lane, fate=fate):
+                log.info("step %d  lane %d %s: %r", event.lane_steps, lane.number, _verdict(fate), fate.words)
+            case CandidatesPassedOver():
+                for reason in dict.fromkeys(fate.fate for fate in event.fates):
+                    words = ", ".join(repr(fate.words) for fate in event.fates if fate.fate == reason)
+                    log.info("step %d  %s: %s", event.lane_steps, reason, words)
+
+    def _evaluated(self, event: Evaluated) -> None:
+        point = event.point
         log.info(
             "step %d/%d  %s  %sdev %.3f, %.1f%%%s  %r",
             point.step,
             self._budget,
-            "1 lane" if len(lanes) == 1 else f"{len(lanes)} lanes",
-            train,
+            "1 lane" if len(event.lanes) == 1 else f"{len(event.lanes)} lanes",
+            "" if point.train_loss is None else f"train {point.train_loss:.3f}  ",
             point.dev_loss,
             100 * point.dev_accuracy,
-            pace,
+            f"  {point.step / event.seconds:.0f} lane-steps/s" if event.seconds and point.step else "",
             point.words,
         )
 
-    def asked(self, digest: Digest) -> None:
-        """A digest was leased."""
-        self._folder.log("digest", step=digest.step, sequence=digest.sequence, wanted=digest.wanted)
-        log.info("step %d  asked for %d prompts", digest.step, digest.wanted)
-
-    def unanswered(self, seconds: float) -> None:
-        """A round of sync mode went by without an answer."""
-        log.warning("no proposal within %g s; going on without (is a proposer running?)", seconds)
-
-    def proposal(self, answer: Answer, lane_steps: int, new: int) -> None:
-        """A proposal arrived; so many of its candidates are to be measured."""
-        proposal, asked = answer.proposal, answer.digest.step
-        told, model = len(proposal.candidates), proposal.model
-        self._folder.log(
-            "proposal", step=lane_steps, asked=asked, lease=proposal.lease, model=model, told=told, new=new
-        )
-        log.info(
-            "step %d  %s answered what was asked at step %d: %d prompts, %d new", lane_steps, model, asked, told, new
-        )
-
-    def scored(self, candidates: list[Candidate], lane_steps: int) -> None:
-        """Candidates were measured."""
-        self._folder.log("candidates", step=lane_steps, scored=[asdict(candidate) for candidate in candidates])
-        for candidate in sorted(candidates, key=lambda candidate: candidate.score or 0.0):
+    def _scored(self, event: CandidatesScored) -> None:
+        scored = [candidate for candidate in event.candidates if candidate.score is not None]
+        for candidate in sorted(scored, key=_score):
             log.info("         dev %.3f  %r", candidate.score, candidate.words)
+        if event.held:
+            log.info("step %d  %d wait until the incumbent stops improving", event.lane_steps, event.held)
 
-    def held(self, waiting: int, lane_steps: int) -> None:
-        """So many measured candidates do not start yet."""
-        log.info("step %d  %d wait until the incumbent stops improving", lane_steps, waiting)
 
-    def opened(self, lane: Lane, candidate: Candidate, incumbent: EvalResult, lane_steps: int) -> None:
-        """A challenger begins its trial."""
-        self._folder.log("trial", step=lane_steps, lane=lane.number, words=candidate.words, score=candidate.score)
-        log.info(
-            "step %d  lane %d starts from %r (dev %.3f, incumbent %.3f)",
-            lane_steps,
-            lane.number,
-            candidate.words,
-            candidate.score,
-            incumbent.loss,
-        )
+def _score(candidate: Candidate) -> float:
+    return candidate.score or 0.0
 
-    def judged(self, lane: Lane, fate: Fate, lane_steps: int) -> None:
-        """A trial ended, or a candidate replaced the incumbent."""
-        self._folder.log("outcome", step=lane_steps, lane=lane.number, **fate.model_dump())
-        log.info(
-            "step %d  lane %d %s, dev loss %.3f %s: %r",
-            lane_steps,
-            lane.number,
-            fate.fate,
-            abs(fate.gain or 0.0),
-            "lower" if (fate.gain or 0.0) > 0 else "higher",
-            fate.words,
-        )
 
-    def passed_over(self, fates: list[Fate], lane_steps: int) -> None:
-        """Candidates that no lane tries, and why."""
-        for fate in fates:
-            self._folder.log("outcome", step=lane_steps, **fate.model_dump())
-        for reason in dict.fromkeys(fate.fate for fate in fates):
-            words = ", ".join(repr(fate.words) for fate in fates if fate.fate == reason)
-            log.info("step %d  %s: %s", lane_steps, reason, words)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()
+def _verdict(fate: Fate) -> str:
+    if fate.gain is None:
+        return f"{fate.fate}, its loss became NaN or infinite"
+    return f"{fate.fate}, dev loss {abs(fate.gain):.3f} {'lower' if fate.gain > 0 else 'higher'}"

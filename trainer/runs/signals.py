@@ -1,53 +1,73 @@
-"""SIGTERM and Ctrl-C: at once, but where a run changes, between two changes."""
+"""SIGTERM and Ctrl-C: at once, except where a run changes, there between two changes."""
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 class Stopped(Exception):
-    """The process was asked to stop."""
+    """The run was asked to stop."""
 
 
 class StopSignals:
     """Turns SIGTERM and SIGINT into `Stopped`."""
 
-    def __init__(self) -> None:
+    def __init__(self, leave: "Callable[[StopSignals], None] | None" = None) -> None:
+        """Handle signals outside of training with `leave`, which ends the process; without it, raise `Stopped` there.
+
+        An exception that a signal raises in the midst of an import may be caught or wrapped by the library.
+        """
         self.stopping = False
         self.number = 0
         """The signal that came."""
-        self._held = False
-
-    def install(self) -> None:
-        """Take over both signals; a second one while we save changes nothing."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
-        again, self.stopping, self.number = self.stopping, True, number
-        if not self._held and not again:
-            raise Stopped
+        self.farewell = ""
+        """What to say to the user when the process is stopped."""
+        self._leave = leave
+        self._deferred = False
+        self._interruptible = False
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Inside, a signal only sets `stopping`: no change is torn in two."""
-        self._held = True
+    def installed(self) -> Iterator[None]:
+        """Handle both signals inside; outside of the main thread, where Python allows no handlers, do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            self._held = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
+        again, self.stopping, self.number = self.stopping, True, number
+        if self._deferred or again:
+            return
+        if self._leave is not None and not self._interruptible:
+            self._leave(self)
+        raise Stopped
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal only sets `stopping`, so that no change is torn in two."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Inside, within `deferred`, a signal raises `Stopped` at once, as one does that came before.
+        """Inside, within `deferred`, a signal raises `Stopped` at once, as does one that came before.
 
         For long work that changes nothing until it is done, and can be done again after a resume.
         """
-        self._held = False
+        self._deferred, self._interruptible = False, True
         try:
             if self.stopping:
                 raise Stopped
             yield
         finally:
-            self._held = True
+            self._deferred, self._interruptible = True, False

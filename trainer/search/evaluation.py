@@ -1,4 +1,4 @@
-"""How good prompts are: mean cross-entropy and accuracy on a split."""
+"""Mean cross-entropy and accuracy of prompts on a split."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,14 @@ class EvalResult:
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A split as the backbone reads it, with its classes [examples]."""
+    """A split as the backbone reads it, with its classes."""
 
     inputs: Any
-    """The backbone's `Rows`."""
+    """The backbone's `EncodedExamples`."""
     targets: Tensor
+    """[examples], int64."""
     lengths: Tensor | None = None
-    """Tokens of each, where batches of similar length save work."""
+    """Tokens of each example, [examples], where batches of similar length save work."""
 
 
 def losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -36,6 +37,6 @@ def losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(logits: Tensor, targets: Tensor) -> list[EvalResult]:
-    """The fitness of each lane from logits [lanes, examples, classes]."""
+    """The result of each lane from logits [lanes, examples, classes] and targets [examples]."""
     hits = (logits.argmax(-1) == targets).float().mean(1)
     return [EvalResult(*pair) for pair in zip(losses(logits, targets).tolist(), hits.tolist(), strict=True)]

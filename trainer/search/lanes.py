@@ -1,13 +1,14 @@
 """Lanes: soft prompts that train side by side, each with its own head, optimizer, age and lineage."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from shared.settings import OptimizerSettings, Settings
+from trainer.backbones.stack import Stack, stack
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Origin:
     words: str
     """The words it started from; empty for a random start."""
     step: int
-    """Lane-steps spent when it started."""
+    """Lane-steps when it started."""
 
 
 @dataclass
@@ -30,29 +31,9 @@ class Lane:
     head: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     lineage: tuple[Origin, ...]
-    """The incumbents that this lane replaced, oldest first, and last its own origin."""
+    """The origins of the incumbents that this lane descends from, oldest first, its own last."""
     age: int = 0
-    """Steps it has trained."""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Prompts of several lanes as one tensor, so that one pass through the backbone serves them all."""
-
-    prompts: Tensor
-    """[lanes, longest, dim]; shorter prompts end in zeros."""
-    mask: Tensor
-    """[lanes, longest], true where there is a prompt."""
-    heads: list[dict[str, Tensor]] = field(default_factory=list)
-    """The head of each lane by parameter name; empty where the backbone has none."""
-
-
-def stack(prompts: list[Tensor], heads: Sequence[Mapping[str, Tensor]] = ()) -> Stack:
-    """Stack prompts [tokens, dim] of any lengths, and their heads; gradients flow back to each."""
-    lengths = [len(prompt) for prompt in prompts]
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    padded = nn.utils.rnn.pad_sequence(prompts, batch_first=True)
-    return Stack(padded, mask.to(padded.device), [dict(head) for head in heads])
+    """Optimizer steps taken."""
 
 
 def stack_lanes(lanes: list[Lane]) -> Stack:
@@ -63,9 +44,9 @@ def stack_lanes(lanes: list[Lane]) -> Stack:
 def open_lane(
     number: int, start: Tensor, head: Mapping[str, Tensor], lineage: tuple[Origin, ...], settings: Settings
 ) -> Lane:
-    """A lane of age 0 that starts at the prompt `start` [tokens, dim] with a copy of `head`."""
-    prompt = nn.Parameter(start.detach().clone(), requires_grad=not settings.prompt.frozen)
-    parameters = {name: nn.Parameter(head[name].detach().clone()) for name in sorted(head)}  # the optimizer's order
+    """A lane of age 0 that starts at the prompt `start` [tokens, dim] with a copy of `head`, all float32."""
+    prompt = nn.Parameter(start.detach().float().clone(), requires_grad=not settings.prompt.frozen)
+    parameters = {name: nn.Parameter(head[name].detach().float().clone()) for name in sorted(head)}  # a fixed order
     return Lane(number, prompt, parameters, _optimizer([prompt, *parameters.values()], settings.optimizer), lineage)
 
 
@@ -75,15 +56,19 @@ def _optimizer(parameters: list[nn.Parameter], settings: OptimizerSettings) -> t
     return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
 
 
-def backward(lanes: list[Lane], losses: Tensor) -> None:
-    """The gradient of every lane; `losses` [lanes] are independent, so their sum serves all."""
+def zero_grad(lanes: list[Lane]) -> None:
+    """Drop the gradients of `lanes`."""
     for lane in lanes:
         lane.optimizer.zero_grad(set_to_none=True)
+
+
+def backward(losses: Tensor) -> None:
+    """Add to the gradient of every lane; `losses` [lanes] are independent, so one pass of their sum serves all."""
     torch.autograd.backward(losses.sum())
 
 
 def optimizer_step(lanes: list[Lane], lr: float) -> None:
-    """One step of every lane along its gradient, at `lr`."""
+    """One optimizer step of every lane, at learning rate `lr`."""
     for lane in lanes:
         for group in lane.optimizer.param_groups:
             group["lr"] = lr

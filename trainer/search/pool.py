@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainer.backbones.backbone import Backbone, HasClassEmbeddings
+from trainer.backbones.stack import stack
 from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
-from trainer.search.lanes import Lane, Origin, stack
+from trainer.search.lanes import Lane, Origin
 
 SIZE = 16
 """Snapshots kept."""
@@ -17,11 +18,11 @@ SIZE = 16
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A lane as it was when the development split was measured."""
+    """A copy of a lane at an evaluation."""
 
     lane: int
     step: int
-    """Lane-steps spent."""
+    """Lane-steps so far."""
     prompt: Tensor
     """[tokens, dim]"""
     head: dict[str, Tensor]
@@ -31,33 +32,33 @@ class Snapshot:
 
 
 def snapshot(lane: Lane, lane_steps: int, dev: EvalResult) -> Snapshot:
-    """`lane` as it is now."""
+    """A copy of `lane` now."""
     head = {name: value.detach().clone() for name, value in lane.head.items()}
     return Snapshot(lane.number, lane_steps, lane.prompt.detach().clone(), head, lane.lineage, dev)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What labels examples: a prompt with its head, or the class vectors of one or several prompts."""
+    """What labels examples: a prompt with its head, or the class embeddings of one or several prompts."""
 
     prompt: Tensor
     """[tokens, dim], of the best snapshot."""
     head: dict[str, Tensor]
     """Its head by parameter name; empty where the backbone has none."""
     class_embeddings: Tensor | None
-    """[classes, dim], unit length; none where the backbone has no such thing."""
+    """[classes, dim], unit length; None where the backbone has none."""
 
     @torch.no_grad()
-    def logits(self, backbone: Backbone, rows: Any) -> Tensor:
-        """Class scores [examples, classes] of the backbone's `Rows`."""
+    def logits(self, backbone: Backbone, examples: Any) -> Tensor:
+        """Class scores [examples, classes] of encoded examples."""
         if self.class_embeddings is not None and isinstance(backbone, HasClassEmbeddings):
-            return backbone.classify(self.class_embeddings[None], rows)[0]
-        return backbone.logits(stack([self.prompt], [self.head]), rows)[0]
+            return backbone.classify(self.class_embeddings[None], examples)[0]
+        return backbone.logits(stack([self.prompt], [self.head]), examples)[0]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run found: one snapshot, or several whose class vectors are averaged."""
+class TuningResult:
+    """What a run found: one snapshot, or several whose class embeddings are averaged."""
 
     members: list[Snapshot]
     """Best first."""
@@ -66,7 +67,7 @@ class Result:
 
     @property
     def kind(self) -> str:
-        """Best lane, or the mean of how many."""
+        """The best lane, or the mean of several."""
         return "best lane" if len(self.members) == 1 else f"mean of {len(self.members)} lanes"
 
 
@@ -84,18 +85,18 @@ class Pool:
             best[snapshot.lane] = snapshot
         self.snapshots = sorted(best.values(), key=lambda kept: kept.dev.loss)[:SIZE]
 
-    def result(self, backbone: Backbone, dev: EncodedSplit, average: bool) -> Result:
-        """The best snapshot, or where class vectors can be averaged, the mean of several."""
+    def result(self, backbone: Backbone, dev: EncodedSplit, average: bool) -> TuningResult:
+        """The best snapshot, or where class embeddings can be averaged, the mean of several."""
         if isinstance(backbone, HasClassEmbeddings):
             return self._mean(backbone, dev, average)
         best = self.snapshots[0]
-        return Result([best], Tuned(best.prompt, best.head, None), best.dev)
+        return TuningResult([best], Tuned(best.prompt, best.head, None), best.dev)
 
     @torch.no_grad()
-    def _mean(self, backbone: HasClassEmbeddings, dev: EncodedSplit, average: bool) -> Result:
+    def _mean(self, backbone: HasClassEmbeddings, dev: EncodedSplit, average: bool) -> TuningResult:
         """The best snapshot, joined greedily by each next one that lowers the mean's development loss.
 
-        The greedy soup of Wortsman et al. (2022), on class vectors instead of weights.
+        The greedy soup of Wortsman et al. (2022), on class embeddings instead of weights.
         """
         vectors = backbone.class_embeddings(stack([snapshot.prompt for snapshot in self.snapshots]))
         members, total, lowest = [self.snapshots[0]], vectors[0], self.snapshots[0].dev
@@ -104,4 +105,4 @@ class Pool:
             if joined.loss < lowest.loss:
                 members, total, lowest = [*members, snapshot], total + vector, joined
         best = self.snapshots[0]
-        return Result(members, Tuned(best.prompt, best.head, normalize(total, dim=-1)), lowest)
+        return TuningResult(members, Tuned(best.prompt, best.head, normalize(total, dim=-1)), lowest)

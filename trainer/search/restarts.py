@@ -4,7 +4,9 @@ A pure state machine. It sees words and numbers, never a tensor, a socket or a c
 measures, trains and reports back.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import inf, isfinite
 from typing import Any
 
 from bus.messages import Fate
@@ -22,14 +24,16 @@ class Candidate:
     words: str
     lease: str
     asked: int
-    """Lane-steps spent when its digest was taken."""
+    """Lane-steps when its digest was taken."""
+    number: int = 0
+    """Counts the candidates of a run, from 0."""
     score: float | None = None
-    """Development loss of the words themselves."""
+    """Development loss of the words themselves, before any step."""
 
 
 @dataclass
 class Trial:
-    """A challenger that proves itself."""
+    """A challenger in training."""
 
     candidate: Candidate
     ends: int
@@ -47,19 +51,20 @@ class Tally:
     scored: int = 0
     trials: int = 0
     adopted: int = 0
-    stale: int = 0
+    diverged: int = 0
+    late: int = 0
 
 
 @dataclass
 class Restarts:
-    """All that is known of proposals in one run."""
+    """What is known of proposals in one run: the open request, the candidates, the trials."""
 
     settings: RestartSettings
     budget: int
-    """Lane-steps in all."""
+    """Lane-steps of the whole run."""
     tally: Tally = field(default_factory=Tally)
     seen: set[str] = field(default_factory=set)
-    """Every prompt in words that was ever measured, folded."""
+    """Every prompt in words that was ever measured, casefolded."""
     unscored: list[Candidate] = field(default_factory=list)
     """Received and not yet measured."""
     waiting: list[Candidate] = field(default_factory=list)
@@ -67,23 +72,51 @@ class Restarts:
     trials: dict[int, Trial] = field(default_factory=dict)
     """By lane number."""
     next_request: int | None = 0
-    """Lane-steps at which the next request for proposals is due; none after the last."""
+    """Lane-steps at which the next request is due; None after the last."""
     rounds: list[int] = field(default_factory=list)
-    """Lane-steps at which to ask, where that is told; else every so many."""
+    """Fixed request steps; if empty, `request_every` is used."""
+    is_open: bool = False
+    """Whether the last request has no answer yet."""
+    leased: set[str] = field(default_factory=set)
+    """Its leases that have not ended. A checkpoint leaves them out: they end with the process."""
 
     def __post_init__(self) -> None:
         if self.rounds and self.next_request == 0:
             self.next_request = self.rounds[0]
 
     def wants(self, lane_steps: int) -> bool:
-        """Whether proposers should be asked now. Never when there is no budget left to use an answer."""
-        due = self.next_request is not None and lane_steps >= self.next_request
-        return due and self.settings.policy != "none" and self.has_room(lane_steps)
+        """Whether proposers should be asked now: a request is due, or the last one lost all its leases unanswered.
 
-    def asked(self, lane_steps: int) -> None:
-        """A digest was leased."""
-        self.tally.digests_leased += 1
-        self.next_request = self._next(lane_steps)
+        Never when the budget left could not use an answer.
+        """
+        due = self.next_request is not None and lane_steps >= self.next_request
+        lost = self.is_open and not self.leased
+        return (due or lost) and self.settings.policy != "none" and self.has_room(lane_steps)
+
+    def asked(self, lane_steps: int, leases: list[str]) -> None:
+        """A digest was leased for the request that is due, or again for the open one."""
+        self.tally.digests_leased += len(leases)
+        if self.next_request is not None and lane_steps >= self.next_request:
+            self.next_request = self._next(lane_steps)
+            self.leased = set()
+        self.is_open = True
+        self.leased.update(leases)
+
+    def settled(self, lease: str) -> None:
+        """A lease was answered; the first answer to the open request closes it."""
+        self.is_open = self.is_open and lease not in self.leased
+        self.leased.discard(lease)
+
+    def lease_ended(self, lease: str) -> None:
+        """A lease ended without an answer."""
+        self.leased.discard(lease)
+
+    def skip_request(self, lane_steps: int) -> None:
+        """Give the request up that is due or open; the next one is due as if it had been answered."""
+        if self.next_request is not None and lane_steps >= self.next_request:
+            self.next_request = self._next(lane_steps)
+        self.is_open = False
+        self.leased = set()
 
     def _next(self, lane_steps: int) -> int | None:
         if self.rounds:
@@ -95,38 +128,34 @@ class Restarts:
         lanes = 2 + len(self.trials) if self.settings.policy == "trial" else 1
         return self.budget - lane_steps >= lanes * self.settings.trial_steps
 
-    def ask_again(self, lane_steps: int) -> None:
-        """A round of sync mode was broken off; it is held after a resume."""
-        self.next_request = lane_steps
-
-    def skip_round(self, lane_steps: int) -> None:
-        """A round of sync mode brought no answer; the next is due as if it had."""
-        self.next_request = self._next(lane_steps)
-
-    def receive(self, words: list[str], lease: str, asked: int, lane_steps: int) -> list[Fate]:
-        """Take a proposal: candidates that are new become `unscored`; the fates of the others.
+    def receive(
+        self, words: list[str], lease: str, asked: int, lane_steps: int, trim: Callable[[str], str] = str
+    ) -> list[Fate]:
+        """Take a proposal: new candidates become `unscored`; the outcomes of the others are returned.
 
         Args:
             words: its candidates; untrusted text.
-            lease: the lease it settled.
-            asked: lane-steps spent when its digest was taken.
-            spent: lane-steps spent now.
+            lease: the lease that it settled.
+            asked: lane-steps when its digest was taken.
+            lane_steps: lane-steps now.
+            trim: cuts clean words to what fits into a prompt.
         """
+        first = self.tally.candidates
         self.tally.received += 1
         self.tally.candidates += len(words)
         late = not self.has_room(lane_steps)
-        self.tally.stale += late
+        self.tally.late += late
         fates: list[Fate] = []
-        for cleaned in map(clean_words, words):
-            if not cleaned:
+        for number, raw in enumerate(words, start=first):
+            if not (cleaned := trim(clean_words(raw))):
                 fates.append(Fate(words="", fate="empty"))
             elif not self.notice(cleaned):
                 self.tally.duplicates += 1
                 fates.append(Fate(words=cleaned, fate="duplicate"))
             elif late:
-                fates.append(Fate(words=cleaned, fate="stale"))
+                fates.append(Fate(words=cleaned, fate="late"))
             else:
-                self.unscored.append(Candidate(cleaned, lease, asked))
+                self.unscored.append(Candidate(cleaned, lease, asked, number))
         return fates
 
     def notice(self, words: str) -> bool:
@@ -136,38 +165,46 @@ class Restarts:
         self.seen.add(folded)
         return not known
 
-    def scored(self, losses: list[float]) -> list[Candidate]:
-        """Queue the `unscored`, whose development losses these are, best first; those that the full queue drops."""
+    def scored(self, losses: list[float]) -> list[tuple[Candidate, Fate]]:
+        """Queue the `unscored`, best first, by their development `losses`.
+
+        Returns:
+            The candidates that are out: their loss is not finite, or the queue is full of better ones.
+        """
         for candidate, loss in zip(self.unscored, losses, strict=True):
-            candidate.score = loss
+            candidate.score = loss if isfinite(loss) else None
         self.tally.scored += len(losses)
-        ranked = sorted([*self.waiting, *self.unscored], key=_score)
+        broken = [candidate for candidate in self.unscored if candidate.score is None]
+        self.tally.diverged += len(broken)
+        ranked = sorted((one for one in (*self.waiting, *self.unscored) if one.score is not None), key=_score)
         self.unscored = []
         keep = self.settings.queue_size if self.settings.policy == "trial" else 1
         self.waiting = ranked[:keep]
-        return ranked[keep:]
+        return [(one, Fate(words=one.words, fate="diverged")) for one in broken] + [
+            (one, outscored(one)) for one in ranked[keep:]
+        ]
 
-    def start(self, lane_steps: int, incumbent_loss: float, since_lowest: int) -> Candidate | None:
+    def start(self, lane_steps: int, incumbent_loss: float, plateau: bool) -> Candidate | None:
         """The candidate to start now, if any; call again until there is none.
 
         Args:
-            spent: lane-steps spent.
-            incumbent_loss: the incumbent's development loss, which `greedy` compares with.
-            since_lowest: evaluations since the lowest development loss, which `trial` waits for.
+            lane_steps: lane-steps now.
+            incumbent_loss: the incumbent's development loss now, which `greedy` compares with.
+            plateau: whether the incumbent has stopped improving, which `trial` waits for.
         """
         if not self.waiting or not self.has_room(lane_steps):
             return None
         if self.settings.policy == "trial" and (
-            len(self.trials) >= self.settings.max_challengers or self.holds(since_lowest)
+            len(self.trials) >= self.settings.max_challengers or self.holds(plateau)
         ):
             return None
         if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
             return None
         return self.waiting.pop(0)
 
-    def holds(self, since_lowest: int) -> bool:
+    def holds(self, plateau: bool) -> bool:
         """Whether candidates wait because the incumbent still improves."""
-        return self.settings.policy == "trial" and since_lowest < self.settings.patience
+        return self.settings.policy == "trial" and self.settings.patience > 0 and not plateau
 
     def opened(self, lane: int, candidate: Candidate) -> None:
         """A challenger lane was opened for `candidate`."""
@@ -179,12 +216,22 @@ class Restarts:
         return lane in self.trials and age >= self.trials[lane].ends
 
     def judge(self, lane: int, incumbent_loss: float, challenger_loss: float) -> Fate:
-        """End a trial: adopted only if the challenger's development loss is the lower one."""
+        """End a trial: adopted only if the challenger's development loss is finite and the lower one."""
         candidate = self.trials.pop(lane).candidate
+        if not isfinite(challenger_loss):
+            return self._diverged(candidate)
         gain = incumbent_loss - challenger_loss
         if gain > 0:
             self.tally.adopted += 1
         return Fate(words=candidate.words, fate="adopted" if gain > 0 else "dropped", score=candidate.score, gain=gain)
+
+    def diverged(self, lane: int) -> Fate:
+        """End a trial whose challenger's training loss became NaN or infinite."""
+        return self._diverged(self.trials.pop(lane).candidate)
+
+    def _diverged(self, candidate: Candidate) -> Fate:
+        self.tally.diverged += 1
+        return Fate(words=candidate.words, fate="diverged", score=candidate.score)
 
     def replaced(self, candidate: Candidate, incumbent_loss: float) -> Fate:
         """`candidate` became the incumbent without a trial."""
@@ -193,7 +240,7 @@ class Restarts:
         return Fate(words=candidate.words, fate="adopted", score=candidate.score, gain=gain)
 
     def finish(self) -> list[tuple[Candidate, Fate]]:
-        """The budget is spent: what was waiting was outscored, what was to be measured or on trial stays unfinished."""
+        """End all candidates with the budget: the waiting were outscored, the unscored and the tried are unfinished."""
         ended = [(candidate, outscored(candidate)) for candidate in self.waiting]
         for candidate in (*self.unscored, *(trial.candidate for trial in self.trials.values())):
             ended.append((candidate, Fate(words=candidate.words, fate="unfinished", score=candidate.score)))
@@ -201,7 +248,7 @@ class Restarts:
         return ended
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a checkpoint keeps, as JSON."""
+        """What a checkpoint saves, as JSON."""
         return {
             "tally": asdict(self.tally),
             "seen": sorted(self.seen),
@@ -210,6 +257,7 @@ class Restarts:
             "trials": {str(lane): asdict(trial) for lane, trial in self.trials.items()},
             "next_request": self.next_request,
             "rounds": self.rounds,
+            "is_open": self.is_open,
         }
 
     @classmethod
@@ -228,6 +276,7 @@ class Restarts:
             },
             state["next_request"],
             state["rounds"],
+            state["is_open"],
         )
 
 
@@ -242,4 +291,4 @@ def clean_words(raw: str) -> str:
 
 
 def _score(candidate: Candidate) -> float:
-    return float("inf") if candidate.score is None else candidate.score
+    return inf if candidate.score is None else candidate.score

@@ -8,16 +8,16 @@ WARMUP_LR = 1e-5
 """The constant warm-up of CoOp (Zhou et al. 2022)."""
 
 
-def steps_per_epoch(settings: Settings, rows: int) -> int:
+def steps_per_epoch(batch_size: int, rows: int) -> int:
     """Steps of one lane in one pass over `rows` training rows."""
-    return -(-rows // settings.optimizer.batch_size)
+    return -(-rows // batch_size)
 
 
 def resolve_budget(settings: Settings, rows: int) -> Settings:
-    """Settings whose `steps` hold the budget, also where it is told in epochs."""
+    """Settings whose `steps` hold the budget, also where it is set in epochs."""
     if settings.epochs is None:
         return settings
-    return settings.model_copy(update={"steps": settings.epochs * steps_per_epoch(settings, rows)})
+    return settings.model_copy(update={"steps": settings.epochs * steps_per_epoch(settings.optimizer.batch_size, rows)})
 
 
 def learning_rate(settings: OptimizerSettings, lane_steps: int, budget: int, warmup: int) -> float:

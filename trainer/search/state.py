@@ -1,4 +1,4 @@
-"""All of a run that changes."""
+"""Mutable state of a run; what a checkpoint saves."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,25 @@ from trainer.search.trajectory import Trajectory
 
 
 @dataclass
-class State:
-    """All of a run that changes; a checkpoint holds this."""
+class RunState:
+    """Mutable state of a run; what a checkpoint saves."""
 
     lanes: list[Lane]
     """The incumbent first, then the challengers."""
     dev: EvalResult
-    """The incumbent's fitness when it was last measured."""
+    """The incumbent's development result when it was last measured."""
     trajectory: Trajectory
     restarts: Restarts
     pool: Pool
     lane_steps: int = 0
-    """Lane-steps."""
+    """Gradient steps, one for each lane; what the budget counts."""
     iterations: int = 0
-    """Turns of the loop; a batch is drawn by it."""
+    """Iterations of the loop; each draws one batch."""
     opened: int = 1
     """Lanes opened so far; the number of the next."""
+    lanes_per_pass: int = 16
+    """Lanes or candidates in one pass through the backbone at most; halved where they do not fit into memory."""
     seconds: float = 0.0
+    """Training time."""
     stalled_seconds: float = 0.0
-    """Spent in bus and restart bookkeeping, with the waits of sync mode."""
+    """Of that, bus and restart bookkeeping, with the waits of sync mode."""

@@ -1,4 +1,4 @@
-"""What the gradients did lately, and the digest of it that proposers read."""
+"""The incumbent's trajectory: its points, its recent losses, and every prompt in words that was measured."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -7,41 +7,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bus.messages import Digest, Fate, Measured, Point, Push, Slope
-from shared.settings import Settings
-from shared.subsampling import subsample
+from bus.messages import Fate, Measured, Point
+from shared.settings import Projection
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.search.evaluation import EvalResult
+from trainer.search.events import CandidatesPassedOver, Event, TrialJudged
 
 RECENT = 20
 """Steps that the slope is fitted to."""
-POINTS = 10
-"""Points of the trajectory in a digest."""
-BEST = 16
-"""Measured prompts in a digest."""
-FATES = 16
-"""Fates in a digest."""
-PUSHES = 256
-"""Positions whose push a digest tells; prompts of one class each have more than a message takes."""
-TOWARD = 12
-"""Words for each position's push."""
-LONGEST_WORDS = 2_000
-"""Characters of a point's words; the rest of a very long prompt is left out, as a message takes no more."""
+MAX_WORDS = 2_000
+"""Characters of a point's words; a message takes no more, so the rest of a very long prompt is left out."""
 
 
 @dataclass
 class Trajectory:
-    """The incumbent's way so far, and every prompt in words that was measured."""
+    """What proposers read, in a digest, and what says whether the incumbent still improves."""
 
     points: list[Point] = field(default_factory=list)
     measured: dict[str, Measured] = field(default_factory=dict)
-    """By words; the best are told to proposers."""
+    """By words."""
     fates: list[Fate] = field(default_factory=list)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     """The incumbent's training losses of the last steps."""
     since_point: list[float] = field(default_factory=list)
     """Its training losses since the last point."""
     digests: int = 0
+    """Digests made so far."""
+
+    def __call__(self, event: Event) -> None:
+        """Note what became of candidates."""
+        match event:
+            case TrialJudged(fate=fate):
+                self.fates.append(fate)
+            case CandidatesPassedOver(fates=fates):
+                self.fates += fates
 
     def step(self, train_loss: float) -> None:
         """Note the incumbent's training loss of one step."""
@@ -49,14 +48,14 @@ class Trajectory:
         self.since_point.append(train_loss)
 
     def evaluated(
-        self, lane_steps: int, prompt: Tensor, dev: EvalResult, vocabulary: Vocabulary, settings: Settings
+        self, lane_steps: int, prompt: Tensor, dev: EvalResult, vocabulary: Vocabulary, projection: Projection
     ) -> Point:
         """Add a point for the incumbent's `prompt` [tokens, dim] after `lane_steps` lane-steps."""
-        words, nearness = vocabulary.nearest(prompt.detach(), settings.prompt.projection)
+        words, nearness = vocabulary.nearest(prompt.detach(), projection)
         mean = sum(self.since_point) / len(self.since_point) if self.since_point else None
         point = Point(
             step=lane_steps,
-            words=" ".join(words)[:LONGEST_WORDS],
+            words=" ".join(words)[:MAX_WORDS],
             nearness=nearness,
             train_loss=mean,
             dev_loss=dev.loss,
@@ -71,15 +70,14 @@ class Trajectory:
         self.measured[words] = Measured(words=words, loss=dev.loss, accuracy=dev.accuracy)
 
     def restarted(self) -> None:
-        """Forget the old incumbent's recent losses: the slope speaks of the one that trains now."""
+        """Forget the old incumbent's recent losses: the slope is that of the one that trains now."""
         self.recent.clear()
         self.since_point.clear()
 
-    @property
-    def since_lowest(self) -> int:
-        """Points after the one with the lowest development loss, the first of them if there are several."""
+    def is_plateau(self, patience: int) -> bool:
+        """Whether the last `patience` evaluations (at least one) brought no lower development loss."""
         losses = [point.dev_loss for point in self.points]
-        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+        return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= max(1, patience)
 
     def slope(self) -> float:
         """Least-squares slope of the recent training losses, per step."""
@@ -90,40 +88,8 @@ class Trajectory:
         steps -= steps.mean()
         return float((steps @ losses) / (steps @ steps))
 
-    def digest(
-        self,
-        run: str,
-        lane_steps: int,
-        prompt: Tensor,
-        gradient: Tensor | None,
-        labels: list[str],
-        vocabulary: Vocabulary,
-        settings: Settings,
-    ) -> Digest:
-        """A digest of the moment; `prompt` and `gradient` (of the last step) are the incumbent's, [tokens, dim]."""
-        self.digests += 1
-        return Digest(
-            run=run,
-            sequence=self.digests,
-            step=lane_steps,
-            budget=settings.steps,
-            task=settings.task.description,
-            labels=labels,
-            tokens=settings.prompt.num_tokens,
-            wanted=settings.restarts.candidates,
-            trajectory=subsample(self.points, POINTS),
-            pushes=[] if gradient is None else _pushes(prompt, gradient, vocabulary, settings),
-            slope=self._slope(gradient, settings) if gradient is not None and self.recent else None,
-            best=sorted(self.measured.values(), key=lambda entry: entry.loss)[:BEST],
-            fates=self.fates[-FATES:],
-        )
-
-    def _slope(self, gradient: Tensor, settings: Settings) -> Slope:
-        plateau = self.since_lowest >= max(1, settings.restarts.patience)
-        return Slope(loss_per_step=self.slope(), gradient_norm=gradient.norm().item(), plateau=plateau)
-
     def state_dict(self) -> dict[str, Any]:
-        """All of it as JSON."""
+        """What a checkpoint saves, as JSON."""
         return {
             "points": [point.model_dump() for point in self.points],
             "measured": [entry.model_dump() for entry in self.measured.values()],
@@ -135,7 +101,7 @@ class Trajectory:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "Trajectory":
-        """The trajectory that `state` was taken of."""
+        """The trajectory whose `state_dict` is `state`."""
         return cls(
             points=[Point.model_validate(entry) for entry in state["points"]],
             measured={entry["words"]: Measured.model_validate(entry) for entry in state["measured"]},
@@ -144,12 +110,3 @@ class Trajectory:
             since_point=state["since_point"],
             digests=state["digests"],
         )
-
-
-def _pushes(prompt: Tensor, gradient: Tensor, vocabulary: Vocabulary, settings: Settings) -> list[Push]:
-    now, _ = vocabulary.nearest(prompt.detach()[:PUSHES], settings.prompt.projection)
-    toward = vocabulary.hotflip_candidates(gradient[:PUSHES], TOWARD)
-    return [
-        Push(position=position, word=word, toward=words)
-        for position, (word, words) in enumerate(zip(now, toward, strict=True))
-    ]

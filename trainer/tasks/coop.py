@@ -1,7 +1,7 @@
 """The eleven data sets of CoOp (Zhou et al. 2022), laid out as the DATASETS.md of its repository says.
 
-Nine of them have a split file that CoOp publishes, `{"train": [[image, class number, class name], ...], "val": ...,
-"test": ...}`. ImageNet has a folder for each class, whose names stand in a text file, and reports its validation
+Nine have a split file that CoOp publishes, `{"train": [[image, class number, class name], ...], "val": ...,
+"test": ...}`. ImageNet has a folder for each class, named in a text file, and reports its validation
 images. FGVCAircraft has text files of its own.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import UserError
+from shared.text_files import read_text, split_lines
 from trainer.tasks.class_folders import read_class_folders
 from trainer.tasks.examples import Example
 from trainer.tasks.raw import RawExample
@@ -18,14 +19,14 @@ from trainer.tasks.raw import RawExample
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps what is read."""
+    """Where a data set keeps its index and images."""
 
     home: str
     """Its folder in the folder of all data sets, CoOp's $DATA."""
     index: str
-    """The file in its folder that says what the images show."""
+    """The file in its folder that lists images or classes."""
     images: str
-    """The folder in its folder that the images' paths start from."""
+    """The folder in its folder that the paths of images are relative to."""
 
 
 LAYOUTS = {
@@ -52,14 +53,14 @@ class SplitFile(BaseModel):
 
 
 def read_coop(folder: Path, name: str | None) -> dict[str, list[RawExample]] | None:
-    """Read the data set `name` of `LAYOUTS`, or whichever is there; None where there is none and none was named.
+    """Read the data set `name` of `LAYOUTS`, or the one in `folder`; None if there is none and none is named.
 
     Args:
         folder: the data set's own folder, or CoOp's $DATA.
-        name: with any other value the data set is known by its index file.
+        name: any other value has the data set recognised by its index file.
 
     Raises:
-        UserError: the index file is absent or broken, names an image that is absent, or there are several data sets.
+        UserError: the index file is absent or broken, names an image that is absent, or several data sets are present.
     """
     found = {
         key: home
@@ -69,7 +70,7 @@ def read_coop(folder: Path, name: str | None) -> dict[str, list[RawExample]] | N
     }
     if name not in LAYOUTS:
         if len(found) > 1:
-            raise UserError(f"{folder}: there are several data sets; set task.config to one of {', '.join(found)}")
+            raise UserError(f"{folder}: it holds several data sets; set task.config to one of {', '.join(found)}")
         name = next(iter(found), None)
         if name is None:
             return None
@@ -95,7 +96,7 @@ def _read_split_file(index: Path, images: Path) -> dict[str, list[RawExample]]:
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"[{part!r}]" for part in first["loc"])
-        raise UserError(f"{index}: it is no split file: {where and f'at {where}, '}{first['msg']}") from None
+        raise UserError(f"{index}: not a split file: {where and f'at {where}, '}{first['msg']}") from None
     parts = {"train": splits.train, "dev": splits.val, "test": splits.test}
     return {part: [_row(images / image, label, index) for image, _, label in rows] for part, rows in parts.items()}
 
@@ -120,11 +121,7 @@ def _read_aircraft(folder: Path, images: Path) -> dict[str, list[RawExample]]:
 def _read_pairs(path: Path) -> list[tuple[str, str]]:
     """The first word of each line and the rest of it."""
     pairs = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: cannot be read as text: {error}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(split_lines(read_text(path).rstrip("\r\n")), 1):
         key, _, name = line.strip().partition(" ")
         if not name:
             raise UserError(f"{path}: line {number} is not a key and a name: {line!r}")
@@ -134,5 +131,5 @@ def _read_pairs(path: Path) -> list[tuple[str, str]]:
 
 def _row(image: Path, label: str, index: Path) -> RawExample:
     if not image.is_file():
-        raise UserError(f"{index}: it names {image}, which is not there")
+        raise UserError(f"{index}: it names {image}, which does not exist")
     return Example(image=image), label.replace("_", " ")

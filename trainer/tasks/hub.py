@@ -1,5 +1,7 @@
 """Data sets of the hub."""
 
+from glob import has_magic
+from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError, first_line
@@ -15,7 +17,9 @@ def load_hub(settings: TaskSettings) -> Any:
     from datasets import load_dataset
 
     if settings.hub is None:
-        raise UserError("the task has no data: set task.path to a folder that holds it, or task.hub")
+        raise UserError("the task has no data: set task.path to the folder that holds it, or task.hub")
+    if has_magic(settings.hub) and Path(settings.hub).is_dir():  # `datasets` would read other folders that match
+        raise UserError(f"task.hub = {settings.hub!r}: a local folder must not have *, ? or [ in its name; rename it")
     try:
         return load_dataset(settings.hub, settings.config)
     except Exception as error:

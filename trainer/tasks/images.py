@@ -12,15 +12,16 @@ from trainer.tasks.coop import read_coop
 from trainer.tasks.examples import Example
 from trainer.tasks.hub import load_hub
 from trainer.tasks.raw import RawExample, find_splits, place
+from trainer.tasks.tables import as_text
 
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "val"], "test": ["test"]}
-"""What each split is called in folders and on the hub; the first that is there counts."""
+"""The names of each split, in folders and on the hub; the first that is present counts."""
 
 
 def read_images(settings: TaskSettings) -> dict[str, list[RawExample]]:
-    """Read the splits that are there, "train", "dev" and "test"; the raw label is the class's name in the data.
+    """Read the splits "train", "dev" and "test"; the raw label is the class's name in the data.
 
-    A folder without splits is all "train". Files are named and not opened; images of the hub stay encoded.
+    A folder without splits is all "train". Files are not opened; images of the hub stay encoded.
 
     Raises:
         UserError: there is no such data, or it has another layout.
@@ -48,7 +49,7 @@ def _read_hub(settings: TaskSettings) -> dict[str, list[RawExample]]:
 
 
 def _rows(table: Any, settings: TaskSettings, split: str) -> Iterator[RawExample]:
-    """The rows of a split; none where all labels are hidden (none, or -1 where labels are numbers of classes)."""
+    """The rows of a split; none if no row has a label (null, or -1 for numbered classes)."""
     import datasets
 
     for key, column in (("task.image", settings.image), ("task.label", settings.label)):
@@ -71,21 +72,21 @@ def _rows(table: Any, settings: TaskSettings, split: str) -> Iterator[RawExample
         if image is None or label is None:
             missing = settings.image if image is None else settings.label
             raise UserError(
-                f"{place(settings)}: {split} row {number} has no {missing!r}, though others have; take it out"
+                f"{place(settings)}: {split} row {number} has no {missing!r}, though others have; remove it"
             )
         yield Example(image=image), label
 
 
 def _undecoded(cell: dict[str, Any] | None) -> bytes | Path | None:
-    """The encoded image or its file; None where there is neither."""
+    """The encoded image or its file; None if there is neither."""
     if cell is None:
         return None
     return cell["bytes"] or (Path(cell["path"]) if cell["path"] else None)
 
 
 def _raw_labels(table: Any, column: str) -> list[str | None]:
-    """The labels as text, numbered classes by their names; None where the label is hidden."""
+    """The labels as text, numbered classes by their names; None if the label is hidden."""
     names = getattr(table.features[column], "names", None)
     if names:
         return [names[value] if value is not None and value >= 0 else None for value in table[column]]
-    return [None if value is None else str(value) for value in table[column]]
+    return [as_text(value) for value in table[column]]

@@ -1,4 +1,4 @@
-"""What every reader of data gives: examples with the label that the data has for them."""
+"""What every reader of data returns: examples with the labels in the data."""
 
 from collections.abc import Collection, Mapping
 
@@ -15,6 +15,6 @@ def place(settings: TaskSettings) -> str:
 
 
 def find_splits(names: Mapping[str, list[str]], present: Collection[str]) -> dict[str, str]:
-    """Each split that is there and what it is called; of its `names` the first that is `present` counts."""
-    found = {split: next((name for name in told if name in present), None) for split, told in names.items()}
+    """Each split and the first of its `names` that is `present`; a split without one is left out."""
+    found = {split: next((name for name in aliases if name in present), None) for split, aliases in names.items()}
     return {split: name for split, name in found.items() if name is not None}

@@ -1,77 +1,85 @@
-"""Rows of text: tables from a folder or the hub, each row read as the task's form says."""
+"""Rows of text: tables from a folder or the hub, each row read as the task's format says."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from shared.errors import UserError
 from shared.settings import TaskSettings
 from trainer.paths import find_folder
-from trainer.tasks.formats import LABELS, UnreadableRow, format_reader
+from trainer.tasks.formats import MissingColumn, UnreadableRow, format_reader, raw_label, wanted_columns
 from trainer.tasks.hub import load_hub
 from trainer.tasks.raw import RawExample, find_splits, place
+from trainer.tasks.tables import READERS, Table, from_arrow, read_table
 
-FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "val", "dev32", "validation_matched"], "test": ["test"]}
-"""What each split is called in files and on the hub; the first that is there counts."""
+"""The names of each split, in files and on the hub; the first that is present counts."""
 
 
-def read_rows(settings: TaskSettings) -> dict[str, list[RawExample]]:
-    """The labelled rows of each split that is there: "train", "dev", "test".
+def read_rows(settings: TaskSettings, template: str) -> dict[str, list[RawExample]]:
+    """The labelled rows of each split: "train", "dev", "test".
 
-    A split whose labels are all hidden (none, or -1 where labels are numbers of classes) counts as not there.
+    A split without labels (none, or -1 for numbered classes) counts as absent.
+
+    Args:
+        settings: of the task.
+        template: of a decoder; the columns in its braces are read too.
 
     Raises:
-        UserError: there is no such data, or a row that the form cannot read.
+        UserError: there is no such data, or a row that the format cannot read.
     """
-    tables = _load_folder(find_folder(settings.path, "task.path")) if settings.path else load_hub(settings)
-    return {split: list(_rows(tables[name], settings, name)) for split, name in find_splits(SPLITS, tables).items()}
+    wanted = wanted_columns(settings, template)
+    read = _read_folder if settings.path else _read_hub
+    return {split: list(_rows(table, settings)) for split, table in read(settings, wanted).items()}
 
 
-def _load_folder(folder: Path) -> dict[str, Any]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    splits = {}
-    for name in (name for names in SPLITS.values() for name in names):
-        files = [path for path in sorted(folder.glob(f"{name}.*")) if path.suffix in FORMATS]
-        if len(files) > 1:
-            raise UserError(f"{folder}: both {files[0].name} and {files[1].name} hold the {name} split; keep one")
-        for path in files:
-            try:
-                splits[name] = load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
-            except (DatasetGenerationError, ValueError, OSError, StopIteration) as error:  # the last: an empty file
-                reason = next(iter(str(error.__cause__ or error).splitlines()), "there is nothing in it")
-                raise UserError(f"{path}: cannot be read as {FORMATS[path.suffix]}: {reason}") from None
-    return splits
+def _read_folder(settings: TaskSettings, wanted: Collection[str]) -> dict[str, Table]:
+    folder = find_folder(str(settings.path), "task.path")
+    files: dict[str, Path] = {}
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() not in READERS or not any(path.stem in names for names in SPLITS.values()):
+                continue
+            if other := files.get(path.stem):
+                raise UserError(f"{folder}: both {other.name} and {path.name} hold the {path.stem} split; keep one")
+            files[path.stem] = path
+    except OSError as error:
+        raise UserError(f"task.path = {settings.path!r} cannot be read: {error.strerror}: {error.filename}") from None
+    return {split: _named(read_table(files[name], wanted), name) for split, name in find_splits(SPLITS, files).items()}
 
 
-def _rows(table: Any, settings: TaskSettings, split: str) -> Iterator[RawExample]:
-    """The examples of a split with their raw labels; none where all labels are hidden."""
+def _read_hub(settings: TaskSettings, wanted: Collection[str]) -> dict[str, Table]:
+    tables = {}
+    splits = load_hub(settings)
+    for split, name in find_splits(SPLITS, splits).items():
+        data = splits[name]
+        asked = data.select_columns([column for column in wanted if column in data.column_names])
+        tables[split] = _named(from_arrow(asked.with_format("arrow")[:], data.column_names, place(settings)), name)
+    return tables
+
+
+def _named(table: Table, split: str) -> Table:
+    """The table with the split in its origin, so that errors name both."""
+    return Table(f"{table.origin}: {split}", table.columns, table.rows)
+
+
+def _rows(table: Table, settings: TaskSettings) -> Iterator[RawExample]:
+    """The examples of a split with their raw labels; none if no row has a label."""
     read = format_reader(settings)
-    feature = table.features.get(settings.label if settings.format == "text" else "label")
-    names = getattr(feature, "names", None) or list(LABELS.get(settings.format, ()))
     hidden = None
     labelled = 0
-    for number, row in enumerate(table.to_list(), 1):
+    for number, row in enumerate(table.rows, 1):
         try:
             for example, value in read(row):
-                label = _raw_label(value, names)
+                label = raw_label(value, settings.format)
                 if label is None:
                     hidden = number
-                else:
-                    labelled += 1
-                    yield example, label
+                    continue
+                if label != label.strip() and label not in settings.labels:
+                    raise UnreadableRow(f"the label {label!r} begins or ends with a blank; remove it")
+                labelled += 1
+                yield example, label
         except UnreadableRow as fault:
-            raise UserError(f"{place(settings)}: {split} row {number}: {fault}") from None
+            columns = f"; there are {', '.join(table.columns)}" if isinstance(fault, MissingColumn) else ""
+            raise UserError(f"{table.origin} row {number}: {fault}{columns}") from None
     if labelled and hidden is not None:
-        raise UserError(f"{place(settings)}: {split} row {hidden} has no label, though others have one; take it out")
-
-
-def _raw_label(value: Any, names: list[str]) -> str | None:
-    """The label as text: the name of a numbered class, or the value itself. None where it is hidden."""
-    if value is None or (names and value == -1):
-        return None
-    if type(value) is int and 0 <= value < len(names):
-        return names[value]
-    return str(value)
+        raise UserError(f"{table.origin} row {hidden} has no label, though others have one; remove it")

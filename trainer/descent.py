@@ -1,0 +1,89 @@
+"""Gradient descent: from a batch to an optimizer step of every lane."""
+
+from functools import cached_property
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from shared.settings import Settings
+from trainer.backbones.backbone import Backbone
+from trainer.evaluator import Diverged
+from trainer.memory import in_passes
+from trainer.runs.signals import StopSignals
+from trainer.search.batches import batch_indices
+from trainer.search.evaluation import EncodedSplit, losses
+from trainer.search.lanes import Lane, backward, optimizer_step, stack_lanes, zero_grad
+from trainer.search.schedule import learning_rate, steps_per_epoch
+from trainer.search.state import RunState
+
+PROBE_ROWS = 128
+"""Training rows that the gradient of the start is taken on, at most."""
+
+
+class Descent:
+    """Trains lanes on the training split."""
+
+    def __init__(
+        self, settings: Settings, backbone: Backbone, train: EncodedSplit, state: RunState, signals: StopSignals
+    ) -> None:
+        self._settings = settings
+        self._backbone = backbone
+        self._train = train
+        self._state = state
+        self._signals = signals
+
+    def step(self, lanes: list[Lane]) -> list[float]:
+        """One step of `lanes`, the incumbent first, all on the same batch.
+
+        Returns:
+            The training loss of each lane. A challenger whose loss is not finite is left where it was.
+
+        Raises:
+            Diverged: the incumbent's loss is not finite.
+        """
+        state, settings, train = self._state, self._settings, self._train
+        indices = batch_indices(
+            state.iterations, settings.optimizer.batch_size, len(train.targets), settings.seed, train.lengths
+        )
+        with self._signals.interruptible():
+            values = in_passes(state, lanes, lambda part: self._forward_backward(part, indices))
+        if not isfinite(values[0]):
+            raise Diverged(
+                f"the training loss became NaN or infinite after {state.lane_steps} lane-steps; "
+                f"optimizer.lr = {settings.optimizer.lr:g} is too high"
+            )
+        finite = [lane for lane, value in zip(lanes, values, strict=True) if isfinite(value)]
+        optimizer_step(finite, learning_rate(settings.optimizer, state.lane_steps, settings.steps, self._warmup))
+        state.iterations += 1
+        state.lane_steps += len(lanes)
+        state.trajectory.step(values[0])
+        return values
+
+    def _forward_backward(self, lanes: list[Lane], indices: Tensor) -> list[float]:
+        torch.manual_seed(self._settings.seed * 1_000_003 + self._state.iterations)  # dropout repeats after a resume
+        zero_grad(lanes)
+        logits = self._backbone.logits(stack_lanes(lanes), self._train.inputs[indices], training=True)
+        lane_losses = losses(logits, self._train.targets[indices])
+        backward(lane_losses)
+        values: list[float] = lane_losses.tolist()
+        return values
+
+    def probe_gradient(self) -> None:
+        """The incumbent's gradient without a step, so that a digest of the start says where it points.
+
+        Taken on up to `PROBE_ROWS` rows, a batch at a time, so that it needs no more memory than a step.
+        """
+        settings, lanes = self._settings, self._state.lanes[:1]
+        rows = batch_indices(0, PROBE_ROWS, len(self._train.targets), settings.seed)
+        with self._signals.interruptible():
+            zero_grad(lanes)
+            for part in torch.split(rows, settings.optimizer.batch_size):
+                logits = self._backbone.logits(stack_lanes(lanes), self._train.inputs[part])
+                backward(losses(logits, self._train.targets[part]) * (len(part) / len(rows)))
+
+    @cached_property
+    def _warmup(self) -> int:
+        """Lane-steps."""
+        optimizer = self._settings.optimizer
+        return optimizer.warmup_epochs * steps_per_epoch(optimizer.batch_size, len(self._train.targets))

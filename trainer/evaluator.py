@@ -1,0 +1,61 @@
+"""Evaluation on the development split: lanes in training, and candidates in words."""
+
+from math import isfinite
+
+import torch
+
+from shared.errors import UserError
+from trainer.backbones.backbone import Backbone
+from trainer.backbones.stack import Stack, stack
+from trainer.memory import in_passes
+from trainer.runs.signals import StopSignals
+from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
+from trainer.search.lanes import Lane, stack_lanes
+from trainer.search.pool import TuningResult, snapshot
+from trainer.search.state import RunState
+
+
+class Diverged(UserError):
+    """The incumbent's loss became NaN or infinite."""
+
+    best: TuningResult | None = None
+    """What the run had found before."""
+
+
+class Evaluator:
+    """Measures prompts on the development split. A signal may break a pass off, before anything has changed."""
+
+    def __init__(self, backbone: Backbone, dev: EncodedSplit, state: RunState, signals: StopSignals) -> None:
+        self._backbone = backbone
+        self._dev = dev
+        self._state = state
+        self._signals = signals
+
+    def evaluate(self, lanes: list[Lane]) -> list[EvalResult]:
+        """Measure `lanes`, the incumbent first, and offer them to the pool. Idempotent.
+
+        Raises:
+            Diverged: the incumbent's loss is not finite.
+        """
+        with self._signals.interruptible():
+            results = in_passes(self._state, lanes, lambda part: self._measure(stack_lanes(part)))
+        return self._keep(lanes, results)
+
+    def score(self, prompts: list[torch.Tensor]) -> list[EvalResult]:
+        """Measure `prompts` [tokens, dim], each with the incumbent's head; the losses may be NaN or infinite."""
+        head = self._state.lanes[0].head
+        with self._signals.interruptible():
+            return in_passes(self._state, prompts, lambda part: self._measure(stack(part, [head] * len(part))))
+
+    @torch.no_grad()
+    def _measure(self, prompts: Stack) -> list[EvalResult]:
+        return evaluate(self._backbone.logits(prompts, self._dev.inputs), self._dev.targets)
+
+    def _keep(self, lanes: list[Lane], results: list[EvalResult]) -> list[EvalResult]:
+        if not isfinite(results[0].loss):
+            raise Diverged(f"the development loss became NaN or infinite after {self._state.lane_steps} lane-steps")
+        for lane, result in zip(lanes, results, strict=True):
+            if isfinite(result.loss):
+                self._state.pool.add(snapshot(lane, self._state.lane_steps, result))
+        self._state.dev = results[0]
+        return results

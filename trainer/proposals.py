@@ -1,0 +1,207 @@
+"""Proposals: a candidate from its arrival to what becomes of it. docs/architecture.md draws the states.
+
+Proposals ask the channel for prompts in words, measure what arrives, open challenger lanes and judge their trials. Long
+passes come before the changes that they serve, so that a signal can break them off and a resumed run does them again.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+
+from torch import Tensor
+
+from bus.channel import Answer, Channel
+from bus.messages import Fate
+from shared.settings import Settings
+from trainer.descent import Descent
+from trainer.evaluator import Evaluator
+from trainer.runs.signals import StopSignals
+from trainer.search.digest import DigestWriter
+from trainer.search.events import (
+    CandidatesPassedOver,
+    CandidatesScored,
+    DigestLeased,
+    LeaseLost,
+    Listener,
+    ProposalReceived,
+    RequestSkipped,
+    TrialJudged,
+    TrialOpened,
+)
+from trainer.search.lanes import Lane, Origin, open_lane
+from trainer.search.prompt_init import PromptInit
+from trainer.search.restarts import Candidate
+from trainer.search.state import RunState
+
+CANDIDATES_PER_REQUEST = 64
+"""More candidates of one moment are not worth their measuring."""
+
+WAIT_SECONDS = 0.1
+"""A wait in sync mode looks for a stop this often."""
+
+
+@dataclass
+class Proposals:
+    """Turns what proposers say into restarts."""
+
+    settings: Settings
+    state: RunState
+    channel: Channel
+    prompt_init: PromptInit
+    digests: DigestWriter
+    descent: Descent
+    evaluator: Evaluator
+    observers: Listener
+    signals: StopSignals
+    beat: Callable[[], None]
+    """Called while a round of sync mode waits."""
+
+    def exchange(self) -> None:
+        """Merge what arrived, and lease a digest if a proposal is due and a proposer is free.
+
+        In most iterations there is nothing to do, and every call costs microseconds: a gradient step leaves the
+        processor's caches cold. So the tests that usually fail come first.
+        """
+        restarts, is_sync = self.state.restarts, self.settings.restarts.mode == "sync"
+        self.collect()
+        if restarts.unscored:
+            self._score()
+        if restarts.waiting:  # before asking: these may take what is left of the budget
+            self._start_candidates()
+        if (is_sync or self.channel.can_lease()) and restarts.wants(self.state.lane_steps):
+            if is_sync:
+                self._hold_round()
+            else:
+                self._ask()
+
+    def collect(self) -> None:
+        """Take over what has arrived, without measuring it: a checkpoint that is saved then lacks nothing."""
+        for event in self.channel.poll():
+            if isinstance(event, Answer):
+                self._receive(event)
+            else:
+                self.state.restarts.lease_ended(event.lease)
+                self.observers(LeaseLost(event.lease, event.how, self.state.lane_steps))
+
+    def judge_trials(self) -> None:
+        """End the trials whose steps are over: the challenger becomes the incumbent or is dropped."""
+        for lane in self.state.lanes[1:]:
+            if self.state.restarts.due(lane.number, lane.age):
+                self._judge(lane)
+
+    def drop_diverged(self, lane: Lane) -> None:
+        """End the trial of a challenger whose loss became NaN or infinite."""
+        self.state.lanes.remove(lane)
+        lease = self.state.restarts.trials[lane.number].candidate.lease
+        self.observers(TrialJudged(lane, lease, self.state.restarts.diverged(lane.number), self.state.lane_steps))
+
+    def finish(self) -> None:
+        """The budget is used up: end every candidate."""
+        self._pass_over(self.state.restarts.finish())
+
+    def _ask(self) -> None:
+        """Lease a digest of now to the proposers that are free, as far as their answers are of use."""
+        state = self.state
+        if not state.iterations and self.channel.can_lease():
+            self.descent.probe_gradient()
+        if not self.channel.can_lease():
+            return
+        prompt = state.lanes[0].prompt
+        digest = self.digests.write(state.trajectory, state.lane_steps, prompt.detach(), prompt.grad)
+        useful = max(1, CANDIDATES_PER_REQUEST // self.settings.restarts.candidates)
+        leases = [lease.id for lease in self.channel.lease(digest, useful)]
+        if leases:
+            state.restarts.asked(state.lane_steps, leases)
+            self.observers(DigestLeased(digest, leases))
+
+    def _hold_round(self) -> None:
+        """Ask and wait for the answer, as the paper alternates; go on without one after `sync_wait_seconds`."""
+        restarts, lane_steps = self.state.restarts, self.state.lane_steps
+        deadline = time.monotonic() + self.settings.restarts.sync_wait_seconds
+        received = restarts.tally.received
+        while restarts.tally.received == received and not self.signals.stopping:
+            if restarts.wants(lane_steps):
+                self._ask()
+            more = self.channel.wait(WAIT_SECONDS)
+            self.beat()
+            self.collect()
+            if not more or time.monotonic() >= deadline:
+                break
+        if restarts.unscored:
+            self._score()
+        if restarts.tally.received == received and not self.signals.stopping:
+            restarts.skip_request(lane_steps)
+            self.observers(RequestSkipped(lane_steps, self.settings.restarts.sync_wait_seconds))
+        self._start_candidates()
+
+    def _receive(self, answer: Answer) -> None:
+        """Take a proposal; its new candidates are to be measured."""
+        restarts, proposal, asked = self.state.restarts, answer.proposal, answer.digest.step
+        restarts.settled(proposal.lease)
+        trim = str if self._is_noise else self.prompt_init.trim
+        fates = restarts.receive(proposal.candidates, proposal.lease, asked, self.state.lane_steps, trim)
+        self.observers(ProposalReceived(answer, self.state.lane_steps, len(proposal.candidates) - len(fates)))
+        if fates:
+            self.observers(CandidatesPassedOver(proposal.lease, fates, self.state.lane_steps))
+
+    def _score(self) -> None:
+        """Measure the new candidates together and queue the good ones."""
+        state, fresh, began = self.state, self.state.restarts.unscored, time.monotonic()
+        results = self.evaluator.score([self._start(candidate) for candidate in fresh])
+        out = state.restarts.scored([result.loss for result in results])
+        for candidate, result in zip(fresh, results, strict=True):
+            if candidate.score is not None:
+                state.trajectory.measure(candidate.words, result)
+        held = len(state.restarts.waiting) if state.restarts.holds(self._plateau) else 0
+        self.observers(CandidatesScored(fresh, state.lane_steps, time.monotonic() - began, held))
+        self._pass_over(out)
+
+    def _start_candidates(self) -> None:
+        state = self.state
+        while candidate := state.restarts.start(state.lane_steps, state.dev.loss, self._plateau):
+            lineage = (*state.lanes[0].lineage, Origin("proposal", candidate.words, state.lane_steps))
+            start = self._start(candidate)
+            lane = open_lane(state.opened, start, state.lanes[0].head, lineage, self.settings)
+            state.opened += 1
+            if self.settings.restarts.policy == "trial":
+                state.lanes.append(lane)
+                state.restarts.opened(lane.number, candidate)
+                self.observers(TrialOpened(lane, candidate, state.dev, state.lane_steps))
+            else:
+                fate = state.restarts.replaced(candidate, state.dev.loss)
+                self._adopt(lane)
+                self.observers(TrialJudged(lane, candidate.lease, fate, state.lane_steps))
+                self.evaluator.evaluate(state.lanes)
+
+    def _judge(self, challenger: Lane) -> None:
+        state, lease = self.state, self.state.restarts.trials[challenger.number].candidate.lease
+        incumbent, contender = self.evaluator.evaluate([state.lanes[0], challenger])
+        fate = state.restarts.judge(challenger.number, incumbent.loss, contender.loss)
+        state.lanes.remove(challenger)
+        if fate.fate == "adopted":
+            state.dev = contender
+            self._adopt(challenger)
+        self.observers(TrialJudged(challenger, lease, fate, state.lane_steps))
+
+    def _adopt(self, lane: Lane) -> None:
+        self.state.lanes[0] = lane
+        self.state.trajectory.restarted()
+
+    def _pass_over(self, ended: list[tuple[Candidate, Fate]]) -> None:
+        for lease, group in groupby(ended, key=lambda pair: pair[0].lease):
+            self.observers(CandidatesPassedOver(lease, [fate for _, fate in group], self.state.lane_steps))
+
+    def _start(self, candidate: Candidate) -> Tensor:
+        """The prompt that a candidate starts from."""
+        if self._is_noise:
+            return self.prompt_init.noise(self.settings.seed * 1_000_003 + candidate.number)
+        return self.prompt_init.embed(candidate.words)
+
+    @property
+    def _is_noise(self) -> bool:
+        return self.settings.restarts.source == "random"
+
+    @property
+    def _plateau(self) -> bool:
+        return self.state.trajectory.is_plateau(self.settings.restarts.patience)

@@ -1,0 +1,74 @@
+"""The digest: the gradient trajectory in a few KiB of words and numbers, which proposers read."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bus.messages import Digest, Push, Slope
+from shared.settings import PromptSettings, RestartSettings
+from shared.subsampling import subsample
+from trainer.backbones.vocabulary import Vocabulary
+from trainer.search.trajectory import Trajectory
+
+POINTS = 10
+"""Points of the trajectory in a digest."""
+BEST = 16
+"""Measured prompts in a digest."""
+FATES = 16
+"""Outcomes of earlier candidates in a digest."""
+MAX_POSITIONS = 256
+"""Positions whose gradient a digest tells; prompts of one class each have more than a message takes."""
+SUBSTITUTIONS = 12
+"""Words for each position."""
+MAX_LABELS = 1_000
+MAX_LABEL = 200
+"""Characters of a label."""
+MAX_TASK = 2_000
+"""Characters of the task's description."""
+
+
+@dataclass(frozen=True)
+class DigestWriter:
+    """Makes the digests of one run; text that a message cannot hold is cut."""
+
+    run: str
+    """Identifies the run to proposers."""
+    task: str
+    """The task's description."""
+    labels: list[str]
+    budget: int
+    """Lane-steps of the whole run."""
+    vocabulary: Vocabulary
+    prompt: PromptSettings
+    restarts: RestartSettings
+
+    def write(self, trajectory: Trajectory, lane_steps: int, prompt: Tensor, gradient: Tensor | None) -> Digest:
+        """A digest of now; `prompt` and `gradient` (of the last step) are the incumbent's, [tokens, dim]."""
+        trajectory.digests += 1
+        return Digest(
+            run=self.run,
+            sequence=trajectory.digests,
+            step=lane_steps,
+            budget=self.budget,
+            task=self.task[:MAX_TASK],
+            labels=[label[:MAX_LABEL] for label in self.labels[:MAX_LABELS]],
+            tokens=self.prompt.num_tokens,
+            wanted=self.restarts.candidates,
+            trajectory=subsample(trajectory.points, POINTS),
+            pushes=[] if gradient is None else self._pushes(prompt, gradient),
+            slope=self._slope(trajectory, gradient) if gradient is not None and trajectory.recent else None,
+            best=sorted(trajectory.measured.values(), key=lambda entry: entry.loss)[:BEST],
+            fates=trajectory.fates[-FATES:],
+        )
+
+    def _slope(self, trajectory: Trajectory, gradient: Tensor) -> Slope:
+        plateau = trajectory.is_plateau(self.restarts.patience)
+        return Slope(loss_per_step=trajectory.slope(), gradient_norm=gradient.norm().item(), plateau=plateau)
+
+    def _pushes(self, prompt: Tensor, gradient: Tensor) -> list[Push]:
+        now, _ = self.vocabulary.nearest(prompt.detach()[:MAX_POSITIONS], self.prompt.projection)
+        toward = self.vocabulary.hotflip_candidates(gradient[:MAX_POSITIONS], SUBSTITUTIONS)
+        return [
+            Push(position=position, word=word[:MAX_LABEL], toward=[one[:MAX_LABEL] for one in words])
+            for position, (word, words) in enumerate(zip(now, toward, strict=True))
+        ]
