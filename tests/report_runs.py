@@ -19,7 +19,7 @@ def told(text="a prompt", budget=60):
             0,
             sequence=1,
             wanted=4,
-            lease="l1",
+            leases=["l1"],
             pushes=[{"position": 0, "word": text, "toward": [text, "refund"]}],
         ),
     ]
@@ -29,7 +29,16 @@ def told(text="a prompt", budget=60):
     scored = [{"words": one, "lease": "l1", "asked": 0, "score": 1.0 + at / 10} for at, one in enumerate(words)]
     events += [
         event(
-            "proposal", 20, asked=0, lease="l1", model=text, told=5, new=4, seconds=2.5, tokens_in=100, tokens_out=50
+            "proposal",
+            20,
+            asked=0,
+            lease="l1",
+            model=text,
+            candidates=5,
+            new=4,
+            seconds=2.5,
+            tokens_in=100,
+            tokens_out=50,
         ),
         event("candidates", 20, scored=scored, seconds=0.2),
         event("outcome", 20, words=words[3], fate="outscored", score=1.3, lease="l1"),

@@ -40,7 +40,7 @@ def events(draw, begin=0):
         elif kind == "trial":
             values = {"lane": number, "words": draw(WORDS)}
         else:
-            values = {"words": draw(WORDS), "fate": draw(st.sampled_from(["adopted", "stale"])), "gain": 0.5}
+            values = {"words": draw(WORDS), "fate": draw(st.sampled_from(["adopted", "late"])), "gain": 0.5}
         told.append({"kind": kind, "time": clock, "step": step, **values})
     return told
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Lane = Annotated[int, Field(ge=0, le=2**31)]
-Fate = Literal["adopted", "dropped", "outscored", "duplicate", "empty", "stale", "unfinished"]
+Fate = Literal["adopted", "dropped", "outscored", "duplicate", "empty", "late", "stale", "diverged", "unfinished"]
 
 
 class Event(BaseModel):
@@ -24,16 +24,32 @@ class Event(BaseModel):
     """Unix seconds."""
 
 
-class Started(Event):
-    """The run began; what a reader knew of the file before is void."""
+class About(Event):
+    """What a reader needs to know of a run."""
 
-    kind: Literal["started"] = "started"
+    name: str | None = None
+    recipe: str | None = None
+    seed: Count | None = None
     budget: Count | None = None
     """Lane-steps in all."""
+    num_evals: Count | None = None
+    policy: str | None = None
+    source: str | None = None
+    mode: str | None = None
+    task: str | None = None
+    """One line that says what the task is."""
+    labels: list[str] = []
+    """The classes in words."""
     settings: str | None = None
     """Digest of the settings."""
     versions: dict[str, str] = {}
     """Of Python and the packages that shape the result, by name."""
+
+
+class Started(About):
+    """The run began; what a reader knew of the file before is void."""
+
+    kind: Literal["started"] = "started"
 
 
 class Stopped(Event):
@@ -43,17 +59,18 @@ class Stopped(Event):
     reason: str | None = None
 
 
-class Resumed(Event):
-    """The run goes on from the checkpoint at `step`; later events from before are void."""
+class Resumed(About):
+    """The run continues from the checkpoint at `step`; later events from before are void."""
 
     kind: Literal["resumed"] = "resumed"
-    versions: dict[str, str] = {}
 
 
 class Ended(Event):
-    """The budget is used up and the result is written."""
+    """The budget is used up; the result follows in summary.json."""
 
     kind: Literal["ended"] = "ended"
+    seconds: float | None = None
+    """Training time over all processes of the run."""
 
 
 class GradientStep(Event):
@@ -91,6 +108,8 @@ class Evaluation(Event):
     """Mean over the incumbent's steps since the evaluation before."""
     dev_loss: float | None = None
     dev_accuracy: float | None = None
+    seconds: float | None = None
+    """Training time so far, over all processes of the run."""
     lanes: list[LaneEvaluation] = []
 
 
@@ -106,16 +125,29 @@ class Push(BaseModel):
     """Words that the loss falls toward, steepest first."""
 
 
+class Slope(BaseModel):
+    """How the descent goes."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    loss_per_step: float | None = None
+    """Least-squares slope of the recent training losses."""
+    gradient_norm: float | None = None
+    plateau: bool | None = None
+    """Whether the development loss has stopped improving."""
+
+
 class DigestLeased(Event):
-    """A digest went to a proposer."""
+    """A digest was leased to one or more proposers."""
 
     kind: Literal["digest"] = "digest"
     sequence: Count
     """Counts the digests of a run."""
     wanted: Count | None = None
     """Candidates asked for."""
-    lease: str | None = None
+    leases: list[str] = []
     pushes: list[Push] = []
+    slope: Slope | None = None
 
 
 class ProposalArrived(Event):
@@ -126,8 +158,8 @@ class ProposalArrived(Event):
     """Lane-steps when its digest was taken."""
     lease: str
     model: str = ""
-    told: Count | None = None
-    """Candidates in it."""
+    candidates: Count | None = None
+    """How many it holds."""
     new: Count | None = None
     """Those that were not seen before."""
     seconds: float | None = None
@@ -136,6 +168,21 @@ class ProposalArrived(Event):
     tokens_out: Count | None = None
     cost: float | None = None
     """Money, where the proposer's settings have prices."""
+
+
+class LeaseEnded(Event):
+    """A lease ended without an answer."""
+
+    kind: Literal["lease_ended"] = "lease_ended"
+    lease: str
+    how: str = ""
+
+
+class RequestSkipped(Event):
+    """A round of sync mode ended without an answer."""
+
+    kind: Literal["request_skipped"] = "request_skipped"
+    waited_seconds: float | None = None
 
 
 class Scored(BaseModel):
@@ -194,6 +241,8 @@ AnyEvent = (
     | Evaluation
     | DigestLeased
     | ProposalArrived
+    | LeaseEnded
+    | RequestSkipped
     | CandidatesScored
     | TrialOpened
     | OutcomeReached

@@ -25,7 +25,19 @@ MOST_DIGESTS = 12
 MOST_CANDIDATES = 1_000
 MOST_BINS = 80
 """Means drawn of the training losses of one lane."""
-TRIED_FIRST = ("adopted", "dropped", "unfinished", "trying", "waiting", "outscored", "stale", "duplicate", "empty")
+TRIED_FIRST = (
+    "adopted",
+    "dropped",
+    "unfinished",
+    "trying",
+    "waiting",
+    "outscored",
+    "diverged",
+    "late",
+    "stale",
+    "duplicate",
+    "empty",
+)
 FATES = {
     "adopted": "adopted: replaced the incumbent",
     "dropped": "dropped: lost its trial",
@@ -33,6 +45,8 @@ FATES = {
     "trying": "on trial now",
     "waiting": "waiting for a trial",
     "outscored": "outscored: not tried",
+    "diverged": "diverged: its loss became NaN or infinite",
+    "late": "late: the budget left was too small",
     "stale": "stale: came too late to be tried",
     "duplicate": "duplicate: seen before",
     "empty": "empty: no usable word",
@@ -289,9 +303,10 @@ def costs(run: Run) -> list[tuple[str, str]]:
     tokens_in = sum(event.tokens_in or 0 for event in view.proposals.values())
     tokens_out = sum(event.tokens_out or 0 for event in view.proposals.values())
     models = ", ".join(f"{model or 'unnamed'} ({count})" for model, count in by_model.items())
+    leases = sum(max(1, len(digest.leases)) for digest in view.digests.values())
     share = f" of {view.lane_steps:,} ({wasted / view.lane_steps:.0%})" if view.lane_steps else ""
     return [
-        ("answers", f"{answers} of {len(view.digests)} digests" + (f": {models}" if models else "")),
+        ("answers", f"{answers} to {leases} requests" + (f": {models}" if models else "")),
         ("LLM time", f"{duration(sum(seconds))} in {len(seconds)} answers" if seconds else "not recorded"),
         ("tokens", f"{tokens_in:,} in, {tokens_out:,} out" if tokens_in or tokens_out else "not counted"),
         ("lane-steps on lanes that were not adopted", f"{wasted:,}{share}"),
@@ -369,7 +384,7 @@ def adopted_of_tried(run: Run) -> tuple[int, int]:
 
 def _tried(view: View) -> list[OutcomeReached]:
     """Outcomes of candidates that a lane tried, oldest first."""
-    return [event for event in view.outcomes.values() if event.fate in ("adopted", "dropped")]
+    return [event for event in view.outcomes.values() if event.lane is not None]
 
 
 def adopted(view: View) -> list[OutcomeReached]:

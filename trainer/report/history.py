@@ -16,8 +16,10 @@ from trainer.report.events import (
     Evaluation,
     Event,
     GradientStep,
+    LeaseEnded,
     OutcomeReached,
     ProposalArrived,
+    RequestSkipped,
     Resumed,
     Scored,
     Started,
@@ -87,6 +89,10 @@ class View:
     """By sequence number."""
     proposals: dict[str, ProposalArrived] = field(default_factory=dict)
     """By lease."""
+    lost: dict[str, LeaseEnded] = field(default_factory=dict)
+    """Leases that ended without an answer."""
+    skipped: dict[int, RequestSkipped] = field(default_factory=dict)
+    """Rounds of sync mode without an answer, by lane-steps."""
     scorings: dict[tuple[int, tuple[str, ...]], CandidatesScored] = field(default_factory=dict)
     """By lane-steps and words."""
     trials: dict[int, TrialOpened] = field(default_factory=dict)
@@ -143,6 +149,10 @@ class History:
                 view.digests[event.sequence] = event
             case ProposalArrived():
                 view.proposals[event.lease] = event
+            case LeaseEnded():
+                view.lost[event.lease] = event
+            case RequestSkipped():
+                view.skipped[event.step] = event
             case CandidatesScored():
                 view.scorings[event.step, tuple(one.words for one in event.scored)] = event
             case TrialOpened():
@@ -164,6 +174,8 @@ class History:
         view.evaluations = _until(view.evaluations, step)
         view.digests = _until(view.digests, step)
         view.proposals = _until(view.proposals, step)
+        view.lost = _until(view.lost, step)
+        view.skipped = _until(view.skipped, step)
         view.scorings = _until(view.scorings, step)
         view.trials = _until(view.trials, step)
         view.outcomes = _until(view.outcomes, step)

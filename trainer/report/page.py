@@ -85,12 +85,13 @@ def _run_values(run: Run) -> dict[str, Any]:
     changed, rest = facts.settings_rows(run)
     shown, digests = facts.pushes(run)
     rows = facts.candidates(run)
-    started = run.view.started
-    task = run.config.get("task")
+    about, task = run.about, run.config.get("task")
+    told = about.task or (task.get("description") if isinstance(task, dict) else None)
     return {
         "run": run,
         "name": visible(run.name),
-        "task": visible(task.get("description") or "") if isinstance(task, dict) else "",
+        "task": visible(told or ""),
+        "labels": [visible(label, 100) for label in about.labels],
         "state": run.state(),
         "progress": facts.progress(run),
         "share": min(1.0, run.view.lane_steps / run.budget) if run.budget else 0.0,
@@ -110,7 +111,7 @@ def _run_values(run: Run) -> dict[str, Any]:
         "changed": changed,
         "rest": rest,
         "command": facts.command(run),
-        "versions": sorted(started.versions.items()) if started else [],
+        "versions": sorted(about.versions.items()),
         "unreadable": run.view.unreadable,
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.errors import UserError
-from trainer.report.events import Ended, Stopped
+from trainer.report.events import About, Ended, Resumed, Stopped
 from trainer.report.history import History, View
 from trainer.runs.directory import CONFIG, HISTORY, SUMMARY, read_json
 
@@ -108,9 +108,14 @@ class Run:
     @property
     def budget(self) -> int:
         """Lane-steps in all; 0 where nothing says it."""
-        started = self.view.started
-        found = started.budget if started and started.budget else self.config.get("steps")
+        found = self.about.budget or self.config.get("steps")
         return found if isinstance(found, int) else 0
+
+    @property
+    def about(self) -> About:
+        """What the last process of the run said of it; nothing known in an old history."""
+        told: list[About] = [turn for turn in self.view.turns if isinstance(turn, Resumed)]
+        return told[-1] if told else self.view.started or About()
 
     def state(self, now: float | None = None) -> State:
         """Whether it goes on; stale where it does not say that it ended, but nothing came for a while."""
