@@ -249,3 +249,20 @@ def test_addresses_and_the_servers_own_name_are_served(tmp_path, host):
 
 def test_other_paths_are_left_to_the_server(tmp_path):
     assert LivePage(make_run(tmp_path / "run", told()), "localhost").respond("/metrics", HOST) is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+CONFIG_KEYS = ["recipe", "seed", "steps", "task", "prompt", "restarts", "metrics", "name"]
+SUMMARY_KEYS = ["dev", "test", "measure", "others", "members", "lineage", "result", "steps", "seed", "recipe"]
+
+
+@given(st.dictionaries(st.sampled_from(CONFIG_KEYS), JSON), st.dictionaries(st.sampled_from(SUMMARY_KEYS), JSON))
+def test_files_that_another_program_changed_break_no_page(tmp_path_factory, config, found):
+    folder = tmp_path_factory.mktemp("odd")
+    run = Run(make_run(folder / "run", told()[:4], found, **config))
+    assert "Development loss" in render([run])
+    assert "compared" in render([run, run])

@@ -14,6 +14,14 @@ BASELINE = "baseline"
 TAIL_BYTES = 256
 """Bytes before the place read to that are compared, to see that the file was not cut and written anew."""
 
+TYPES: dict[str, type] = {
+    **dict.fromkeys(("recipe", "measure", "result"), str),
+    **dict.fromkeys(("steps", "seed"), int),
+    **dict.fromkeys(("task", "prompt", "restarts", "metrics", "dev", "test", "others"), dict),
+    **dict.fromkeys(("members", "lineage"), list),
+}
+"""Of the values of config.json and summary.json that a page takes apart."""
+
 State = Literal["finished", "stopped", "running", "stale"]
 
 
@@ -153,7 +161,9 @@ def find_runs(path: Path) -> list[Path]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """A file's values, without those of another type than the trainer writes: a page shows what can be shown."""
     try:
-        return read_json(path)
+        values = read_json(path)
     except UserError:
-        return {}  # absent, or damaged: the page shows what there is
+        return {}  # absent, or damaged
+    return {name: value for name, value in values.items() if isinstance(value, TYPES.get(name, object))}
