@@ -23,7 +23,7 @@ NO_VALUE = "\u2013"
 MOST_DIGESTS = 12
 """Digests whose pushes are shown, evenly over the run."""
 MOST_CANDIDATES = 1_000
-MOST_BINS = 80
+MOST_BINS = 60
 """Means drawn of the training losses of one lane."""
 TRIED_FIRST = (
     "adopted",

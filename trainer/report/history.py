@@ -97,8 +97,8 @@ class View:
     """By lane-steps and words."""
     trials: dict[int, TrialOpened] = field(default_factory=dict)
     """By lane."""
-    outcomes: dict[tuple[str, str, str], OutcomeReached] = field(default_factory=dict)
-    """By lease, words and fate."""
+    outcomes: dict[tuple[int, str, str, str], OutcomeReached] = field(default_factory=dict)
+    """By lane-steps, lease, words and fate."""
     unreadable: int = 0
     """Lines that are not an event."""
 
@@ -158,7 +158,7 @@ class History:
             case TrialOpened():
                 view.trials[event.lane] = event
             case OutcomeReached():
-                view.outcomes[event.lease or "", event.words, event.fate] = event
+                view.outcomes[event.step, event.lease or "", event.words, event.fate] = event
             case Stopped() | Resumed() | Ended():
                 if event not in view.turns:
                     view.turns.append(event)
