@@ -5,7 +5,7 @@ import time
 from math import isfinite
 from typing import NoReturn
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -49,10 +49,10 @@ def view(run: Run) -> Panel:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim")
     rows.add_column(overflow="fold")
+    rows.add_row("lane-steps", ProgressBar(total=max(1, budget), completed=min(done, budget)))
     for name, value in _facts(run):
         rows.add_row(name, Text(value))
-    bar = ProgressBar(total=max(1, budget), completed=min(done, budget))
-    return Panel(Group(bar, rows), title=Text(visible(run.name)), subtitle=Text(progress(run)))
+    return Panel(rows, title=Text(visible(run.name)), subtitle=Text(progress(run)))
 
 
 def line(run: Run) -> str:

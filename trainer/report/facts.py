@@ -25,6 +25,8 @@ MOST_DIGESTS = 12
 MOST_CANDIDATES = 1_000
 MOST_BINS = 60
 """Means drawn of the training losses of one lane."""
+NOT_REPEATED = {"recipe", "name", "folder", "device", "threads", "bus", "metrics"}
+"""Settings that say where and how a run computes and talks, and not what it finds."""
 TRIED_FIRST = (
     "adopted",
     "dropped",
@@ -336,7 +338,7 @@ def command(run: Run) -> str:
         base = dict(flat(Settings.model_construct().model_dump()))
     words = ["python", "-m", "trainer", recipe]
     for name, value in flat(run.config):
-        if name in ("recipe", "name", "folder") or value == base.get(name, value):
+        if name.split(".")[0] in NOT_REPEATED or value == base.get(name, value):
             continue
         shown = setting(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         words += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", shown]
