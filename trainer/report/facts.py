@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -223,9 +224,7 @@ def training_chart(run: Run, width: int, height: int) -> Chart | None:
 def _means(steps: Any, losses: Any, size: int) -> list[Dot]:
     dots, begin = [], 0
     while begin < len(steps):
-        end = begin
-        while end < len(steps) and steps[end] < steps[begin] + size:
-            end += 1
+        end = bisect_left(steps, steps[begin] + size)
         dots.append(Dot(steps[end - 1], sum(losses[begin:end]) / (end - begin)))
         begin = end
     return dots

@@ -148,7 +148,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 def _labelled(values: list[float]) -> list[tuple[float, str]]:
     gap = min((after - before for before, after in pairwise(values)), default=0.1)
-    digits = min(6, max(0, -floor(log10(gap)))) if gap > 0 else 2
+    digits = min(6, max(0, -floor(log10(gap * 1.001)))) if gap > 0 else 2
     return [(value, f"{value:.{digits}f}") for value in values]
 
 
