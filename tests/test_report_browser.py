@@ -117,6 +117,7 @@ def served():
         server.server_close()
 
 
+@pytest.mark.timeout(300)
 def test_the_live_page_grows_while_a_trainer_trains_and_says_when_it_is_gone(chromium, served, tmp_path):
     with Household(tmp_path, **SMALL) as home:
         steps = ["--steps", "100000", "--num_evals", "5000", "--restarts.source", "vocabulary"]

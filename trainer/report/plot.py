@@ -139,7 +139,7 @@ def value_range(series: Iterable[Series]) -> tuple[float, float]:
 def ticks(low: float, high: float, most: int) -> list[float]:
     """At most about `most` round numbers from `low` to `high`."""
     span = high - low
-    if not (isfinite(span) and span > 0):
+    if not (isfinite(span) and span > 1e-9 * max(abs(low), abs(high))):
         return [low] if isfinite(low) else []
     size: float = 10.0 ** floor(log10(span / most))
     size *= next(factor for factor in (1, 2, 5, 10) if span / (size * factor) <= most)
