@@ -290,6 +290,8 @@ class MetricsSettings(Section):
     """Port to serve on. Default: $PORT, which honcho sets; without both nothing is served."""
     stale_seconds: float = Field(60.0, gt=0)
     """/healthz answers 503 when the last step or loop is older than this."""
+    page: bool = True
+    """trainer: serve the report at / while the run goes on."""
 
 
 ALTERNATIVES = (

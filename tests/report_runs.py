@@ -13,14 +13,14 @@ def told(text="a prompt", budget=60):
     """A run with every kind of event; `text` stands wherever text from elsewhere can."""
     events = [
         event("started", 0, budget=budget, settings="abc", versions={"python": "3.11", text: text}),
-        event("evaluation", 0, words=text, nearness=0.9, dev_loss=1.2, lanes=[{"lane": 0, "age": 0, "loss": 1.2}]),
+        event("evaluation", 0, words=text, cosine=0.9, dev_loss=1.2, lanes=[{"lane": 0, "age": 0, "loss": 1.2}]),
         event(
             "digest",
             0,
             sequence=1,
-            wanted=4,
+            num_candidates=4,
             leases=["l1"],
-            pushes=[{"position": 0, "word": text, "toward": [text, "refund"]}],
+            substitutions=[{"position": 0, "word": text, "replacements": [text, "refund"]}],
         ),
     ]
     for step in range(1, 21):
@@ -37,12 +37,12 @@ def told(text="a prompt", budget=60):
             candidates=5,
             new=4,
             seconds=2.5,
-            tokens_in=100,
-            tokens_out=50,
+            input_tokens=100,
+            output_tokens=50,
         ),
         event("candidates", 20, scored=scored, seconds=0.2),
-        event("outcome", 20, words=words[3], fate="outscored", score=1.3, lease="l1"),
-        event("outcome", 20, words=text, fate="duplicate", lease="l1"),
+        event("outcome", 20, words=words[3], outcome="outscored", score=1.3, lease="l1"),
+        event("outcome", 20, words=text, outcome="duplicate", lease="l1"),
         event("trial", 20, lane=1, words=words[0], score=1.0, lease="l1"),
         event("trial", 20, lane=2, words=words[1], score=1.1, lease="l1"),
     ]
@@ -51,11 +51,13 @@ def told(text="a prompt", budget=60):
         events.append(event("step", step, lanes=[0, 1, 2], train_losses=losses, bus_seconds=0.01))
         if step == 35:
             lanes = [{"lane": lane, "age": 5, "loss": float("nan") if lane == 0 else 0.9} for lane in range(3)]
-            events.append(event("evaluation", step, words=text, nearness=0.8, dev_loss=float("nan"), lanes=lanes))
+            events.append(event("evaluation", step, words=text, cosine=0.8, dev_loss=float("nan"), lanes=lanes))
     events += [
-        event("outcome", 50, words=words[0], fate="adopted", score=1.0, gain=0.15, lane=1, lease="l1", dev_loss=0.7),
-        event("outcome", 50, words=words[1], fate="dropped", score=1.1, gain=-0.05, lane=2, lease="l1", dev_loss=0.9),
-        event("evaluation", 50, words=text, nearness=0.7, dev_loss=0.7, lanes=[{"lane": 1, "age": 10, "loss": 0.7}]),
+        event("outcome", 50, words=words[0], outcome="adopted", score=1.0, gain=0.15, lane=1, lease="l1", dev_loss=0.7),
+        event(
+            "outcome", 50, words=words[1], outcome="dropped", score=1.1, gain=-0.05, lane=2, lease="l1", dev_loss=0.9
+        ),
+        event("evaluation", 50, words=text, cosine=0.7, dev_loss=0.7, lanes=[{"lane": 1, "age": 10, "loss": 0.7}]),
     ]
     return events
 

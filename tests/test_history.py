@@ -32,7 +32,7 @@ def events(draw, begin=0):
         elif kind == "evaluation":
             values = {"words": draw(WORDS), "dev_loss": draw(LOSS), "lanes": [{"lane": 0, "age": 1, "loss": 1.0}]}
         elif kind == "digest":
-            values = {"sequence": number + begin, "wanted": 3}
+            values = {"sequence": number + begin, "num_candidates": 3}
         elif kind == "proposal":
             values = {"lease": f"l{number}", "asked": max(0, step - 2), "seconds": 1.5}
         elif kind == "candidates":
@@ -40,7 +40,7 @@ def events(draw, begin=0):
         elif kind == "trial":
             values = {"lane": number, "words": draw(WORDS)}
         else:
-            values = {"words": draw(WORDS), "fate": draw(st.sampled_from(["adopted", "late"])), "gain": 0.5}
+            values = {"words": draw(WORDS), "outcome": draw(st.sampled_from(["adopted", "late"])), "gain": 0.5}
         told.append({"kind": kind, "time": clock, "step": step, **values})
     return told
 

@@ -46,7 +46,7 @@ def test_a_finished_run_is_told_in_the_order_of_the_questions(tmp_path):
 
 def test_candidates_say_their_fate_and_those_tried_come_first(tmp_path):
     rows = candidates(Run(make_run(tmp_path / "run", told())))
-    assert [row.fate for row in rows] == ["adopted", "dropped", "waiting", "outscored", "duplicate"]
+    assert [row.outcome for row in rows] == ["adopted", "dropped", "waiting", "outscored", "duplicate"]
     assert rows[0].gain == 0.15
 
 

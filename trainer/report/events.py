@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Lane = Annotated[int, Field(ge=0, le=2**31)]
-Fate = Literal["adopted", "dropped", "outscored", "duplicate", "empty", "late", "stale", "diverged", "unfinished"]
+OutcomeName = Literal[
+    "adopted", "dropped", "outscored", "duplicate", "empty", "late", "stale", "diverged", "unfinished"
+]
 
 
 class Event(BaseModel):
@@ -102,7 +104,7 @@ class Evaluation(Event):
     kind: Literal["evaluation"] = "evaluation"
     words: str = ""
     """The words nearest to the incumbent's prompt."""
-    nearness: float | None = None
+    cosine: float | None = None
     """Mean cosine between its positions and those words."""
     train_loss: float | None = None
     """Mean over the incumbent's steps since the evaluation before."""
@@ -113,7 +115,7 @@ class Evaluation(Event):
     lanes: list[LaneEvaluation] = []
 
 
-class Push(BaseModel):
+class Substitution(BaseModel):
     """Where the gradient pushes one position of the incumbent's prompt."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -121,7 +123,7 @@ class Push(BaseModel):
     position: Count
     word: str
     """The word it is nearest to."""
-    toward: list[str] = []
+    replacements: list[str] = []
     """Words that the loss falls toward, steepest first."""
 
 
@@ -143,10 +145,10 @@ class DigestLeased(Event):
     kind: Literal["digest"] = "digest"
     sequence: Count
     """Counts the digests of a run."""
-    wanted: Count | None = None
+    num_candidates: Count | None = None
     """Candidates asked for."""
     leases: list[str] = []
-    pushes: list[Push] = []
+    substitutions: list[Substitution] = []
     slope: Slope | None = None
 
 
@@ -164,8 +166,8 @@ class ProposalArrived(Event):
     """Those that were not seen before."""
     seconds: float | None = None
     """What the LLM took."""
-    tokens_in: Count | None = None
-    tokens_out: Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     cost: float | None = None
     """Money, where the proposer's settings have prices."""
 
@@ -220,7 +222,7 @@ class OutcomeReached(Event):
 
     kind: Literal["outcome"] = "outcome"
     words: str = ""
-    fate: Fate
+    outcome: OutcomeName
     score: float | None = None
     """Development loss of the words themselves."""
     gain: float | None = None

@@ -82,7 +82,7 @@ class CandidateRow:
     step: int
     score: float | None
     gain: float | None
-    fate: str
+    outcome: str
     count: int = 1
 
 
@@ -99,7 +99,9 @@ def tiles(run: Run) -> list[Tile]:
         Tile("age of an answer", _median_age(view), "lane-steps, median"),
     ]
     seconds = [event.seconds for event in view.proposals.values() if event.seconds is not None]
-    tokens = [event.tokens_in for event in view.proposals.values()] + [e.tokens_out for e in view.proposals.values()]
+    tokens = [event.input_tokens for event in view.proposals.values()] + [
+        e.output_tokens for e in view.proposals.values()
+    ]
     counted = [count for count in tokens if count is not None]
     cost = [event.cost for event in view.proposals.values() if event.cost is not None]
     note = f"{sum(counted):,} tokens" if counted else "tokens not counted"
@@ -195,9 +197,9 @@ def dev_series(run: Run) -> list[Series]:
             title = f"lane {outcome.lane} judged at {outcome.step}: {number(outcome.dev_loss)}"
             lanes.setdefault(outcome.lane, []).append(Dot(outcome.step, outcome.dev_loss, title))
     kept = _incumbents(view)
-    fates = {event.lane: event.fate for event in _tried(view)}
+    outcomes = {event.lane: event.outcome for event in _tried(view)}
     found = [
-        Series("adopted" if lane in kept else "dropped" if lane in fates else "trying", sorted(dots, key=_step_of))
+        Series("adopted" if lane in kept else "dropped" if lane in outcomes else "trying", sorted(dots, key=_step_of))
         for lane, dots in lanes.items()
     ]
     plain = [Dot(e.step, nan if e.dev_loss is None else e.dev_loss, "") for e in run.baseline.evaluations.values()]
@@ -246,7 +248,7 @@ def lineage(run: Run) -> list[Ancestor]:
 def nearest(run: Run) -> tuple[str, float | None, int] | None:
     """The words nearest to the incumbent at its last evaluation, how near, and when."""
     last = next(reversed(run.view.evaluations.values()), None)
-    return (visible(last.words), last.nearness, last.step) if last else None
+    return (visible(last.words), last.cosine, last.step) if last else None
 
 
 def members(run: Run) -> list[tuple[int, int, float | None, str]]:
@@ -259,9 +261,9 @@ def members(run: Run) -> list[tuple[int, int, float | None, str]]:
     ]
 
 
-def pushes(run: Run) -> tuple[list[DigestLeased], int]:
+def substitutions(run: Run) -> tuple[list[DigestLeased], int]:
     """Digests that say what the gradient asks for, and of how many."""
-    found = [digest for digest in run.view.digests.values() if digest.pushes]
+    found = [digest for digest in run.view.digests.values() if digest.substitutions]
     return subsample(found, MOST_DIGESTS), len(found)
 
 
@@ -269,46 +271,46 @@ def candidates(run: Run) -> list[CandidateRow]:
     """Every candidate, those that were tried first, then by score; the same text once, with a count."""
     view, counts = run.view, Counter[tuple[str, str]]()
     rows: dict[tuple[str, str], CandidateRow] = {}
-    fated = set()
+    ended = set()
     for outcome in view.outcomes.values():
-        key = outcome.words, outcome.fate
+        key = outcome.words, outcome.outcome
         counts[key] += 1
-        rows[key] = CandidateRow(visible(outcome.words), outcome.step, outcome.score, outcome.gain, outcome.fate)
-        if outcome.fate not in ("duplicate", "empty"):
-            fated.add(outcome.words)
+        rows[key] = CandidateRow(visible(outcome.words), outcome.step, outcome.score, outcome.gain, outcome.outcome)
+        if outcome.outcome not in ("duplicate", "empty"):
+            ended.add(outcome.words)
     on_trial = {trial.words for trial in view.trials.values()}
     for one in view.scored:
-        if one.words not in fated:
-            fate = "trying" if one.words in on_trial else "waiting"
-            rows[one.words, fate] = CandidateRow(visible(one.words), one.asked, one.score, None, fate)
-            counts[one.words, fate] = 1
+        if one.words not in ended:
+            state = "trying" if one.words in on_trial else "waiting"
+            rows[one.words, state] = CandidateRow(visible(one.words), one.asked, one.score, None, state)
+            counts[one.words, state] = 1
     found = [CandidateRow(*_fields(row), counts[key]) for key, row in rows.items()]
-    return sorted(found, key=lambda row: (TRIED_FIRST.index(row.fate), -(row.gain or 0), _or_last(row.score)))
+    return sorted(found, key=lambda row: (TRIED_FIRST.index(row.outcome), -(row.gain or 0), _or_last(row.score)))
 
 
 def _fields(row: CandidateRow) -> tuple[str, int, float | None, float | None, str]:
-    return row.words, row.step, row.score, row.gain, row.fate
+    return row.words, row.step, row.score, row.gain, row.outcome
 
 
 def costs(run: Run) -> list[tuple[str, str]]:
     """What the run cost, row by row."""
     view = run.view
     seconds = [event.seconds for event in view.proposals.values() if event.seconds is not None]
-    dropped = [event.lane for event in _tried(view) if event.fate != "adopted" and event.lane is not None]
+    dropped = [event.lane for event in _tried(view) if event.outcome != "adopted" and event.lane is not None]
     wasted = sum(len(view.steps.lanes[lane][0]) for lane in dropped if lane in view.steps.lanes)
     scoring = [event.seconds for event in view.scorings.values() if event.seconds is not None]
     elapsed, bus = sum(view.steps.seconds), sum(view.steps.bus_seconds)
     answers = len(view.proposals)
     by_model = Counter(visible(event.model, 80) for event in view.proposals.values())
-    tokens_in = sum(event.tokens_in or 0 for event in view.proposals.values())
-    tokens_out = sum(event.tokens_out or 0 for event in view.proposals.values())
+    input_tokens = sum(event.input_tokens or 0 for event in view.proposals.values())
+    output_tokens = sum(event.output_tokens or 0 for event in view.proposals.values())
     models = ", ".join(f"{model or 'unnamed'} ({count})" for model, count in by_model.items())
     leases = sum(max(1, len(digest.leases)) for digest in view.digests.values())
     share = f" of {view.lane_steps:,} ({wasted / view.lane_steps:.0%})" if view.lane_steps else ""
     return [
         ("answers", f"{answers} to {leases} requests" + (f": {models}" if models else "")),
         ("LLM time", f"{duration(sum(seconds))} in {len(seconds)} answers" if seconds else "not recorded"),
-        ("tokens", f"{tokens_in:,} in, {tokens_out:,} out" if tokens_in or tokens_out else "not counted"),
+        ("tokens", f"{input_tokens:,} in, {output_tokens:,} out" if input_tokens or output_tokens else "not counted"),
         ("lane-steps on lanes that were not adopted", f"{wasted:,}{share}"),
         ("scoring", f"{len(view.scored):,} candidates" + (f" in {duration(sum(scoring))}" if scoring else "")),
         ("training time", duration(elapsed) if elapsed else "not recorded"),
@@ -389,7 +391,7 @@ def _tried(view: View) -> list[OutcomeReached]:
 
 def adopted(view: View) -> list[OutcomeReached]:
     """Outcomes of candidates that replaced the incumbent, oldest first."""
-    return [event for event in view.outcomes.values() if event.fate == "adopted"]
+    return [event for event in view.outcomes.values() if event.outcome == "adopted"]
 
 
 def _incumbents(view: View) -> set[int]:

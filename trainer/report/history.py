@@ -158,7 +158,7 @@ class History:
             case TrialOpened():
                 view.trials[event.lane] = event
             case OutcomeReached():
-                view.outcomes[event.step, event.lease or "", event.words, event.fate] = event
+                view.outcomes[event.step, event.lease or "", event.words, event.outcome] = event
             case Stopped() | Resumed() | Ended():
                 if event not in view.turns:
                     view.turns.append(event)

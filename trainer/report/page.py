@@ -83,7 +83,7 @@ def _page(title: str, body: Markup, code: str) -> str:
 
 def _run_values(run: Run) -> dict[str, Any]:
     changed, rest = facts.settings_rows(run)
-    shown, digests = facts.pushes(run)
+    shown, digests = facts.substitutions(run)
     rows = facts.candidates(run)
     about, task = run.about, run.config.get("task")
     told = about.task or (task.get("description") if isinstance(task, dict) else None)
@@ -173,7 +173,7 @@ def _environment() -> Environment:
         "percent": facts.percent,
         "visible": visible,
     }
-    environment.globals["fates"] = facts.FATES
+    environment.globals["outcomes"] = facts.FATES
     return environment
 
 
