@@ -22,15 +22,6 @@ PREFIX = "TANDEM_"
 """Of variables in the environment: `TANDEM_STEPS`, `TANDEM_TASK__SHOTS`."""
 
 
-def recipe_settings(name: str) -> Settings:
-    """The settings of a packaged recipe or a TOML file, without environment and command line.
-
-    Raises:
-        UserError: there is none of that name, or it is wrong.
-    """
-    return _join(_file_layers(name))
-
-
 class CommandLine(argparse.ArgumentParser):
     """A parser with the recipe as argument and `--section.key` for every setting.
 

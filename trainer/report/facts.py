@@ -10,7 +10,6 @@ from math import isfinite, nan
 from statistics import median
 from typing import Any
 
-from shared.config import recipe_settings
 from shared.errors import UserError
 from shared.settings import Settings
 from shared.subsampling import subsample
@@ -332,7 +331,7 @@ def command(run: Run) -> str:
     """What makes the same run again, up to the answers of an LLM."""
     recipe = str(run.config.get("recipe") or run.summary.get("recipe") or "demo")
     try:
-        base = dict(flat(recipe_settings(recipe).model_dump()))
+        base = dict(flat(Settings(recipe=recipe).model_dump()))
     except UserError:
         base = dict(flat(Settings.model_construct().model_dump()))
     words = ["python", "-m", "trainer", recipe]
