@@ -98,7 +98,7 @@ def scraped(tmp_path_factory):
             assert answer["status"] == "success", f"{expression}: {body}"
             return [float(series["value"][1]) for series in answer["data"]["result"]]
 
-        until(lambda: sum(ask('tandem_trainer_candidates_total{fate="dropped"}')) > 3, "trials judged", 100)
+        until(lambda: sum(ask('tandem_trainer_candidates_total{outcome="dropped"}')) > 3, "trials judged", 100)
         yield ask
     llm.stop()
 
