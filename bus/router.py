@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from math import inf
 from typing import Any, TypeVar
 
 import zmq
@@ -33,7 +34,10 @@ FRAMES_PER_PASS = 256
 PAUSE_FACTOR = 30.0
 """After a pass, nothing is read for this many times the processor time that the pass took."""
 
-MOST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 0.5
+
+LONGEST_SLEEP_SECONDS = 0.5
+"""Looks at the clock at least this often while there are peers, so that a suspension is noticed as one."""
 
 SUSPENDED_SECONDS = 0.5
 """A pass that is later than this was held up, with the process or by the interpreter's lock. No time passes then."""
@@ -158,7 +162,8 @@ class Router:
             began = time.thread_time()
             self._receive()
             busy = time.thread_time() - began
-            self._resume = time.monotonic() + min(PAUSE_FACTOR * busy, MOST_PAUSE_SECONDS)
+            self._resume = time.monotonic() + min(PAUSE_FACTOR * busy, LONGEST_PAUSE_SECONDS)
+        self._attend(0.0)
         self._leases.expire(self._all_read)
         self._publish()
 
@@ -167,7 +172,7 @@ class Router:
         now = time.monotonic()
         pause = self._resume - now
         expiry = self._leases.next_expiry
-        seconds = None if expiry is None else max(0.0, expiry - self._clock())
+        seconds = None if expiry is None else min(LONGEST_SLEEP_SECONDS, max(0.0, expiry - self._clock()))
         poller = self._poller
         if pause > 0:
             seconds, poller = pause, self._calls_poller
@@ -175,10 +180,16 @@ class Router:
         if any(source == self._sleeper.fileno() for source, _ in ready):
             with suppress(BlockingIOError):
                 self._sleeper.recv(4096)
+        self._attend(seconds if seconds is not None else inf)
+
+    def _attend(self, asleep: float) -> None:
+        """Stop the clock for the time since the last call, less the seconds that the thread meant to be `asleep`."""
         now = time.monotonic()
-        late = now - self._attended - (seconds or 0.0)
-        if late > SUSPENDED_SECONDS and seconds is not None:
+        late = now - self._attended - asleep
+        if late > SUSPENDED_SECONDS:
             self._lost += late
+            self._all_read = min(self._all_read, self._clock())
+            self._turn_began = min(self._turn_began, self._clock())
         self._attended = now
 
     def _clock(self) -> float:
