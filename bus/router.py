@@ -88,7 +88,7 @@ class Router:
         self._poller.register(socket, zmq.POLLIN)
         self._frames: list[zmq.Frame] = []  # of a message that is read in part, without those beyond the third
         self._answers: dict[str, Proposal] = {}  # by lease, until its end is published
-        self._told: set[str] = set()  # live leases that the training loop knows of
+        self._known: set[str] = set()  # live leases that the training loop was given
         self._leaving = False
         self._lost = 0.0
         """Seconds in which the thread could not look."""
@@ -134,7 +134,7 @@ class Router:
         leases: list[Lease] = []
         while len(leases) < proposals and (lease := self._leases.grant(digest, self._clock())):
             if self._send(lease.peer, encode_work(lease.id, self._lease_seconds, frame)):
-                self._told.add(lease.id)
+                self._known.add(lease.id)
                 leases.append(lease)
         return leases
 
@@ -156,6 +156,8 @@ class Router:
         self._sleep()
         while self._calls and not self._leaving:
             self._perform(*self._calls.popleft())
+        if self._leaving:
+            return
         if self._admission and (refused := self._admission.answer()):
             self._rejected["key"] += refused
         if time.monotonic() >= self._resume:
@@ -220,9 +222,9 @@ class Router:
     def _event(self, ended: Ended) -> Event | None:
         """What the training loop hears of the end of a lease; None if the lease could not be sent."""
         lease, proposal = ended.lease, self._answers.pop(ended.lease.id, None)
-        if lease.id not in self._told:
+        if lease.id not in self._known:
             return None
-        self._told.remove(lease.id)
+        self._known.remove(lease.id)
         if ended.how == "settled":
             assert proposal is not None
             return Answer(proposal, lease.digest)
