@@ -43,7 +43,7 @@ def read_public(reference: str, setting: str) -> bytes:
     Raises:
         UserError: it cannot be read or is not a key.
     """
-    if _is_key(reference):
+    if _is_key(reference) and not reference.startswith("env:"):
         return reference.encode()
     return _checked(_content(reference, setting).split()[:1], f"{setting}: {reference}")
 
@@ -128,6 +128,8 @@ def _new(folder: Path, role: str, name: str) -> None:
     _make_folder(folder)
     secret_file, public_file = folder / f"{name}.secret", folder / f"{name}.public"
     public, secret = zmq.curve_keypair()
+    while public.startswith(b"-"):  # on a command line it would look like an option
+        public, secret = zmq.curve_keypair()
     for path in (secret_file, public_file):
         if path.exists():
             raise UserError(f"{path} exists; nothing was changed. Choose another name, or delete it yourself")

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from math import inf
 from typing import Any, TypeVar
 
 import zmq
@@ -33,7 +34,10 @@ FRAMES_PER_PASS = 256
 PAUSE_FACTOR = 30.0
 """After a pass, nothing is read for this many times the processor time that the pass took."""
 
-MOST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 0.5
+
+LONGEST_SLEEP_SECONDS = 0.5
+"""Looks at the clock at least this often while there are peers, so that a suspension is noticed as one."""
 
 SUSPENDED_SECONDS = 0.5
 """A pass that is later than this was held up, with the process or by the interpreter's lock. No time passes then."""
@@ -84,7 +88,7 @@ class Router:
         self._poller.register(socket, zmq.POLLIN)
         self._frames: list[zmq.Frame] = []  # of a message that is read in part, without those beyond the third
         self._answers: dict[str, Proposal] = {}  # by lease, until its end is published
-        self._told: set[str] = set()  # live leases that the training loop knows of
+        self._known: set[str] = set()  # live leases that the training loop was given
         self._leaving = False
         self._lost = 0.0
         """Seconds in which the thread could not look."""
@@ -130,7 +134,7 @@ class Router:
         leases: list[Lease] = []
         while len(leases) < proposals and (lease := self._leases.grant(digest, self._clock())):
             if self._send(lease.peer, encode_work(lease.id, self._lease_seconds, frame)):
-                self._told.add(lease.id)
+                self._known.add(lease.id)
                 leases.append(lease)
         return leases
 
@@ -152,13 +156,16 @@ class Router:
         self._sleep()
         while self._calls and not self._leaving:
             self._perform(*self._calls.popleft())
+        if self._leaving:
+            return
         if self._admission and (refused := self._admission.answer()):
             self._rejected["key"] += refused
         if time.monotonic() >= self._resume:
             began = time.thread_time()
             self._receive()
             busy = time.thread_time() - began
-            self._resume = time.monotonic() + min(PAUSE_FACTOR * busy, MOST_PAUSE_SECONDS)
+            self._resume = time.monotonic() + min(PAUSE_FACTOR * busy, LONGEST_PAUSE_SECONDS)
+        self._attend(0.0)
         self._leases.expire(self._all_read)
         self._publish()
 
@@ -167,7 +174,7 @@ class Router:
         now = time.monotonic()
         pause = self._resume - now
         expiry = self._leases.next_expiry
-        seconds = None if expiry is None else max(0.0, expiry - self._clock())
+        seconds = None if expiry is None else min(LONGEST_SLEEP_SECONDS, max(0.0, expiry - self._clock()))
         poller = self._poller
         if pause > 0:
             seconds, poller = pause, self._calls_poller
@@ -175,10 +182,16 @@ class Router:
         if any(source == self._sleeper.fileno() for source, _ in ready):
             with suppress(BlockingIOError):
                 self._sleeper.recv(4096)
+        self._attend(seconds if seconds is not None else inf)
+
+    def _attend(self, asleep: float) -> None:
+        """Stop the clock for the time since the last call, less the seconds that the thread meant to be `asleep`."""
         now = time.monotonic()
-        late = now - self._attended - (seconds or 0.0)
-        if late > SUSPENDED_SECONDS and seconds is not None:
+        late = now - self._attended - asleep
+        if late > SUSPENDED_SECONDS:
             self._lost += late
+            self._all_read = min(self._all_read, self._clock())
+            self._turn_began = min(self._turn_began, self._clock())
         self._attended = now
 
     def _clock(self) -> float:
@@ -209,9 +222,9 @@ class Router:
     def _event(self, ended: Ended) -> Event | None:
         """What the training loop hears of the end of a lease; None if the lease could not be sent."""
         lease, proposal = ended.lease, self._answers.pop(ended.lease.id, None)
-        if lease.id not in self._told:
+        if lease.id not in self._known:
             return None
-        self._told.remove(lease.id)
+        self._known.remove(lease.id)
         if ended.how == "settled":
             assert proposal is not None
             return Answer(proposal, lease.digest)

@@ -320,6 +320,39 @@ def test_both_sides_go_on_after_a_stop_longer_than_the_heartbeats():
         assert partner.poll() is None
 
 
+LEASING = """
+    import sys
+    from bus.messages import Digest
+    from bus.server import BusServer
+    from shared.settings import BusSettings
+
+    server = BusServer(BusSettings(bind=sys.argv[1], ready_seconds=0.5, lease_seconds=60.0), run="r")
+    print(server.endpoint, flush=True)
+    digest = Digest(run="r", sequence=0, step=0, budget=1, task="t", labels=["a", "b"], num_tokens=4,
+        num_candidates=2, trajectory=[], substitutions=[], slope=None, best=[], outcomes=[])
+    while not server.lease(digest, 1):
+        server.wait(1.0)
+    while not (events := server.poll()):
+        server.wait(1.0)
+    print(type(events[0]).__name__, flush=True)
+"""
+
+
+def test_no_time_passes_while_the_trainer_is_suspended():
+    """Stopped for longer than a peer may be silent, but less than the heartbeats: the lease is still settled."""
+    with process(LEASING, ANY_PORT) as child:
+        endpoint = child.stdout.readline().strip()
+        with proposer(endpoint) as peer:
+            peer.ready(1, {})
+            work = received(peer, Work)
+            os.kill(child.pid, signal.SIGSTOP)
+            time.sleep(3.5)  # the peer sends nothing; it may be silent for 2.5 s
+            os.kill(child.pid, signal.SIGCONT)
+            peer.ready(0, {endpoint: [work.lease]})
+            peer.propose(endpoint, Proposal(lease=work.lease, model="m", candidates=[], usage=Usage(seconds=0)))
+            assert child.stdout.readline() == "Answer\n"
+
+
 READY = {"v": 2, "kind": "ready", "name": "n", "model": "m", "credits": 1, "holding": []}
 
 MISUSES = {
