@@ -62,6 +62,13 @@ def make_settings(**values):
     return load(short, "a test")
 
 
+def find_helpdesk():
+    """The folder of the help-desk messages."""
+    from trainer.paths import find_folder
+
+    return find_folder(HELPDESK, "a test")
+
+
 @pytest.fixture(scope="session")
 def context():
     """The help-desk task, few shots, and MiniLM, which keeps what it has encoded."""

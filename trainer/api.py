@@ -44,8 +44,8 @@ class Hooks:
 
     listeners: Iterable[Listener] = ()
     """Called with every event of the training, as `trainer.search.events` defines them."""
-    load: Callable[[Settings, Task], Backbone] = load_backbone
-    """Loads the frozen model; runs that share one need not load it twice."""
+    load: Callable[[Settings, Task], Backbone] | None = None
+    """Loads the frozen model, where it is not the one that the settings name, or is loaded already."""
     signals: StopSignals = field(default_factory=StopSignals)
 
 
@@ -174,7 +174,7 @@ def _tune_and_test(
     log.info(
         "run %s: recipe %s, seed %d, %d lane-steps", directory.path, settings.recipe, settings.seed, settings.steps
     )
-    context = TuningContext(task, hooks.load(settings, task), life.beat)
+    context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
     try:
