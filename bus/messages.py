@@ -178,8 +178,8 @@ class Reject(Part):
 
     v: Literal[2] = VERSION
     kind: Literal["reject"] = "reject"
-    reason: Literal["version", "malformed", "lease", "busy", "failed"]
-    """version: speak another; malformed: not a message; lease: unknown, void or another's;
+    reason: Literal["version", "malformed", "lease", "key", "busy", "failed"]
+    """version: speak another; malformed: not a message; lease: unknown, void or another's; key: admitted no longer;
     busy: no free slot; failed: the LLM gave no answer. The last two release the lease."""
     detail: Short = ""
     lease: Short | None = None

@@ -80,7 +80,7 @@ class RecordingChannel:
         entries = list(read(path))
         self._sequence = len(entries)
         self._unreported: list[Event] = _void(entries)
-        self.can_lease = channel.can_lease  # directly, as it is called every iteration
+        self.can_lease = channel.can_lease  # without a detour: it is called every iteration
 
     def poll(self) -> list[Event]:
         """See `bus.channel.Channel`."""

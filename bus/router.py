@@ -13,13 +13,15 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from math import inf
 from typing import Any, TypeVar
 
 import zmq
 
+from bus.admission import Admission
 from bus.channel import Answer, Counts, Event, LeaseEnded
 from bus.codec import BadFrame, Malformed, decode, encode, encode_work
-from bus.leases import Lease, Leases, Peer
+from bus.leases import Ended, Lease, Leases, Peer
 from bus.messages import Ack, Bye, Digest, Message, Proposal, Ready, Reject
 from bus.sockets import SILENT_INTERVALS, Socket, send
 from shared.settings import BusSettings
@@ -32,7 +34,10 @@ FRAMES_PER_PASS = 256
 PAUSE_FACTOR = 30.0
 """After a pass, nothing is read for this many times the processor time that the pass took."""
 
-MOST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 0.5
+
+LONGEST_SLEEP_SECONDS = 0.5
+"""Looks at the clock at least this often while there are peers, so that a suspension is noticed as one."""
 
 SUSPENDED_SECONDS = 0.5
 """A pass that is later than this was held up, with the process or by the interpreter's lock. No time passes then."""
@@ -46,12 +51,12 @@ Result = TypeVar("Result")
 class Router:
     """Serves proposers at `socket` until `leave` is called. Only `run` touches socket and leases.
 
-    Other threads may use `call`, the attributes below, and nothing else.
+    Other threads may use `call`, `take`, and the attributes without an underscore.
     """
 
-    def __init__(self, socket: Socket, settings: BusSettings, run: str) -> None:
-        self.events: deque[Event] = deque()
-        """Events that the training loop has not taken."""
+    def __init__(self, socket: Socket, settings: BusSettings, run: str, admission: Admission | None) -> None:
+        self.events: list[Event] = []
+        """Events that the training loop has not taken; `take` takes them."""
         self.free = False
         """Whether a proposer can take a lease."""
         self.news = threading.Event()
@@ -59,6 +64,7 @@ class Router:
         self.ended = False
         """Whether the thread has ended."""
         self._socket = socket
+        self._admission = admission  # None without CURVE
         self._run = run
         self._lease_seconds = settings.lease_seconds
         self._max_bytes = settings.max_frame_bytes
@@ -69,6 +75,7 @@ class Router:
         self._rejected: Counter[str] = Counter()
         self.counts = self._count()
         """State of the bus after the last pass."""
+        self._handover = threading.Lock()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._sleeper, self._waker = sockets.socketpair()
         self._sleeper.setblocking(False)
@@ -76,10 +83,12 @@ class Router:
         self._poller, self._calls_poller = zmq.Poller(), zmq.Poller()
         for poller in (self._poller, self._calls_poller):
             poller.register(self._sleeper, zmq.POLLIN)
+            if admission:
+                poller.register(admission.socket, zmq.POLLIN)
         self._poller.register(socket, zmq.POLLIN)
-        self._frames: list[bytes] = []  # of a message that is read in part, without those beyond the third
+        self._frames: list[zmq.Frame] = []  # of a message that is read in part, without those beyond the third
         self._answers: dict[str, Proposal] = {}  # by lease, until its end is published
-        self._told: set[str] = set()  # live leases that the training loop knows of
+        self._known: set[str] = set()  # live leases that the training loop was given
         self._leaving = False
         self._lost = 0.0
         """Seconds in which the thread could not look."""
@@ -102,6 +111,12 @@ class Router:
             self._cancel_calls()
         return future
 
+    def take(self) -> list[Event]:
+        """All events at once, however many there are."""
+        with self._handover:
+            events, self.events = self.events, []
+        return events
+
     def run(self) -> None:
         """Serve until `leave`. An error of ours costs the proposers, not the training."""
         try:
@@ -119,7 +134,7 @@ class Router:
         leases: list[Lease] = []
         while len(leases) < proposals and (lease := self._leases.grant(digest, self._clock())):
             if self._send(lease.peer, encode_work(lease.id, self._lease_seconds, frame)):
-                self._told.add(lease.id)
+                self._known.add(lease.id)
                 leases.append(lease)
         return leases
 
@@ -141,11 +156,16 @@ class Router:
         self._sleep()
         while self._calls and not self._leaving:
             self._perform(*self._calls.popleft())
+        if self._leaving:
+            return
+        if self._admission and (refused := self._admission.answer()):
+            self._rejected["key"] += refused
         if time.monotonic() >= self._resume:
             began = time.thread_time()
             self._receive()
             busy = time.thread_time() - began
-            self._resume = time.monotonic() + min(PAUSE_FACTOR * busy, MOST_PAUSE_SECONDS)
+            self._resume = time.monotonic() + min(PAUSE_FACTOR * busy, LONGEST_PAUSE_SECONDS)
+        self._attend(0.0)
         self._leases.expire(self._all_read)
         self._publish()
 
@@ -154,7 +174,7 @@ class Router:
         now = time.monotonic()
         pause = self._resume - now
         expiry = self._leases.next_expiry
-        seconds = None if expiry is None else max(0.0, expiry - self._clock())
+        seconds = None if expiry is None else min(LONGEST_SLEEP_SECONDS, max(0.0, expiry - self._clock()))
         poller = self._poller
         if pause > 0:
             seconds, poller = pause, self._calls_poller
@@ -162,10 +182,16 @@ class Router:
         if any(source == self._sleeper.fileno() for source, _ in ready):
             with suppress(BlockingIOError):
                 self._sleeper.recv(4096)
+        self._attend(seconds if seconds is not None else inf)
+
+    def _attend(self, asleep: float) -> None:
+        """Stop the clock for the time since the last call, less the seconds that the thread meant to be `asleep`."""
         now = time.monotonic()
-        late = now - self._attended - (seconds or 0.0)
-        if late > SUSPENDED_SECONDS and seconds is not None:
+        late = now - self._attended - asleep
+        if late > SUSPENDED_SECONDS:
             self._lost += late
+            self._all_read = min(self._all_read, self._clock())
+            self._turn_began = min(self._turn_began, self._clock())
         self._attended = now
 
     def _clock(self) -> float:
@@ -183,24 +209,26 @@ class Router:
 
     def _publish(self) -> None:
         """Let the training loop see what changed."""
-        news = False
-        for ended in self._leases.take_ended():
-            lease, proposal = ended.lease, self._answers.pop(ended.lease.id, None)
-            if lease.id not in self._told:
-                continue  # it could not be sent, so the training loop never saw it
-            self._told.remove(lease.id)
-            if ended.how == "settled":
-                assert proposal is not None
-                self.events.append(Answer(proposal, lease.digest))
-            else:
-                self.events.append(LeaseEnded(lease.id, lease.digest, ended.how))
-            news = True
+        events = [event for ended in self._leases.take_ended() if (event := self._event(ended))]
+        with self._handover:
+            self.events += events
         free = self._leases.free_credits > 0
-        news = news or (free and not self.free)
+        news = events or (free and not self.free)
         self.free = free
         self.counts = self._count()
         if news:
             self.news.set()
+
+    def _event(self, ended: Ended) -> Event | None:
+        """What the training loop hears of the end of a lease; None if the lease could not be sent."""
+        lease, proposal = ended.lease, self._answers.pop(ended.lease.id, None)
+        if lease.id not in self._known:
+            return None
+        self._known.remove(lease.id)
+        if ended.how == "settled":
+            assert proposal is not None
+            return Answer(proposal, lease.digest)
+        return LeaseEnded(lease.id, lease.digest, ended.how)
 
     def _count(self) -> Counts:
         leases = self._leases
@@ -213,21 +241,25 @@ class Router:
         readies: dict[Peer, Ready] = {}
         for _ in range(FRAMES_PER_PASS):
             try:
-                frame = self._socket.recv(zmq.NOBLOCK)
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._finish_turn()
                 break
             if len(self._frames) < 3:  # MAXMSGSIZE limits a frame, not their number: the rest is not kept
                 self._frames.append(frame)
-            if self._socket.getsockopt(zmq.RCVMORE):
+            if frame.more:
                 continue
-            peer, *frames = self._frames
+            peer, frames = self._frames[0].bytes, self._frames[1:]
             self._frames = []
+            if self._admission and not self._admission.admits(frame):
+                self._reject(peer, Reject(reason="key", detail="this key is admitted no longer"))
+                self._leases.gone(peer)
+                continue
             self._note(peer)
             try:
                 if len(frames) != 1:
                     raise Malformed("a message is one frame")
-                message = decode(frames[0], self._max_bytes)
+                message = decode(frames[0].bytes, self._max_bytes)
             except BadFrame as error:
                 self._rejected[error.reason] += 1
                 if error.answerable:
@@ -293,6 +325,8 @@ class Router:
             self._leases.gone(peer)
         self._publish()
         self._socket.close()
+        if self._admission:
+            self._admission.close()
         self.ended = True
         self._cancel_calls()
         self._waker.close()

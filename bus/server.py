@@ -2,14 +2,19 @@
 
 import ipaddress
 import logging
+import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from functools import partial
 
 import zmq
 
+from bus.admission import Admission, secure_server
 from bus.channel import Counts, Event
 from bus.codec import TooLong, encode, encode_digest
+from bus.keys import SET_UP, AllowList, read_secret
 from bus.leases import Lease
 from bus.messages import Digest, Outcomes
 from bus.router import Router
@@ -37,20 +42,21 @@ class BusServer:
     def __init__(self, settings: BusSettings, run: str) -> None:
         self._max_bytes = settings.max_frame_bytes
         self._context = zmq.Context()
-        socket = _bind(self._context, settings)
+        try:
+            admission = _admission(self._context, settings)
+            socket = _bind(self._context, settings)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         """Where it listens; names the port where `settings.bind` leaves it open."""
-        self._router = Router(socket, settings, run)
-        self._events = self._router.events
+        self._router = Router(socket, settings, run, admission)
         self._thread = threading.Thread(target=self._router.run, name="bus", daemon=True)
         self._thread.start()
 
     def poll(self) -> list[Event]:
         """See `bus.channel.Channel`."""
-        events: list[Event] = []
-        while self._events:
-            events.append(self._events.popleft())
-        return events
+        return self._router.take() if self._router.events else []
 
     def can_lease(self) -> bool:
         """See `bus.channel.Channel`."""
@@ -75,10 +81,10 @@ class BusServer:
 
     def wait(self, seconds: float) -> bool:
         """See `bus.channel.Channel`."""
-        if not self._events:
+        if not self._router.events:
             self._router.news.wait(seconds)
         self._router.news.clear()  # what was added before this is found by poll
-        return bool(self._events) or not self._router.ended
+        return bool(self._router.events) or not self._router.ended
 
     def counts(self) -> Counts:
         """See `bus.channel.Channel`."""
@@ -93,28 +99,45 @@ class BusServer:
         self._context.term()
 
 
+def _admission(context: zmq.Context[Socket], settings: BusSettings) -> Admission | None:
+    """The handler that admits the allowed keys; None without CURVE."""
+    return Admission(context, AllowList(settings.allowed_keys)) if settings.secret_key else None
+
+
 def _bind(context: zmq.Context[Socket], settings: BusSettings) -> Socket:
     endpoint = settings.bind
     host = host_of(endpoint)
     if host is None and not endpoint.startswith("ipc://"):
         raise UserError(f"bus.bind: {endpoint} is not an address; write tcp://127.0.0.1:PORT")
-    if host is not None and not _is_loopback(host):
+    if host is not None and not _is_loopback(host) and not settings.secret_key:
         raise UserError(
-            f"bus.bind: {endpoint} is open to other hosts, which needs CURVE keys, and this version has none;"
-            " use tcp://127.0.0.1:PORT, and an SSH tunnel to reach it from another host"
+            f"bus.bind: {endpoint} is open to other hosts, which needs CURVE keys: {SET_UP}; then set bus.secret_key "
+            "and bus.allowed_keys. Or use tcp://127.0.0.1:PORT, and an SSH tunnel from another host"
         )
     socket = open_socket(context, zmq.ROUTER, endpoint, settings.max_frame_bytes)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else what is sent to a proposer that left is lost without a word
+    if settings.secret_key:
+        secure_server(socket, read_secret(settings.secret_key, "bus.secret_key")[1])
     try:
-        socket.bind(endpoint)
+        with _private_files():
+            socket.bind(endpoint)
     except zmq.ZMQError as error:
-        context.destroy(linger=0)
         if error.errno == zmq.EADDRINUSE:
             hint = "is in use, perhaps by another trainer; stop that or choose another port"
         else:
             hint = f"cannot be listened at ({error}); write tcp://127.0.0.1:PORT"
         raise UserError(f"bus.bind: {endpoint} {hint}") from None
     return socket
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """New files, such as the socket of ipc://, are for this user alone, from the moment they exist."""
+    mask = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""What both ends' sockets have in common."""
+"""What the sockets of both ends have in common."""
 
 import re
 
@@ -10,13 +10,13 @@ LINGER_MS = 300
 QUEUE = 100
 
 SILENT_INTERVALS = 5
-"""Who has said nothing for so many ready intervals is taken for gone."""
+"""A peer that was silent for this many ready intervals is considered gone."""
 
 Socket = zmq.Socket[bytes]
 
 
 def host_of(endpoint: str) -> str | None:
-    """The host of tcp://HOST:PORT, without the brackets of IPv6; None if it is no such address.
+    """The host of tcp://HOST:PORT, without the brackets of IPv6; None if it is not one.
 
     libzmq itself would take port 99999 for 34463.
     """
@@ -43,26 +43,23 @@ def open_socket(context: zmq.Context[Socket], kind: int, endpoint: str, max_fram
     return socket
 
 
-def receive_frames(socket: Socket, keep: int) -> tuple[list[bytes], bool]:
-    """The next message's first `keep` frames, and whether it had no others.
+def receive_frame(socket: Socket) -> bytes | None:
+    """The next message of a DEALER; None if it has more than one frame.
 
-    MAXMSGSIZE limits a frame, not their number, so the rest is read but not kept.
+    MAXMSGSIZE limits a frame, not their number, so the others are read but not kept.
 
     Raises:
-        zmq.Again: nothing is there.
+        zmq.Again: no message has arrived.
     """
-    frames = [socket.recv(zmq.NOBLOCK)]
-    exact = True
+    frame: bytes | None = socket.recv(zmq.NOBLOCK)
     while socket.getsockopt(zmq.RCVMORE):
-        frame = socket.recv(zmq.NOBLOCK)
-        exact = len(frames) < keep
-        if exact:
-            frames.append(frame)
-    return frames, exact and len(frames) == keep
+        socket.recv(zmq.NOBLOCK)
+        frame = None
+    return frame
 
 
 def send(socket: Socket, frames: list[bytes]) -> bool:
-    """Send now or not at all; False if nobody is there or the queue is full."""
+    """Send without blocking; False if nobody is connected or the queue is full."""
     try:
         socket.send_multipart(frames, zmq.NOBLOCK)
     except zmq.ZMQError as error:

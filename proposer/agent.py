@@ -47,7 +47,7 @@ class Job:
     began: float
     answer: Future[Answer]
     void: bool = False
-    """The trainer no longer waits for it, but the LLM is still at it."""
+    """The trainer no longer waits for the answer, but the request still runs."""
 
 
 class Agent:

@@ -1,4 +1,4 @@
-"""How long to leave an LLM alone that fails."""
+"""How long to pause after a failure of the LLM."""
 
 import random
 
@@ -15,7 +15,7 @@ class Backoff:
         self._until = float("-inf")
 
     def failed(self, now: float) -> float:
-        """One more failure; the seconds to wait now."""
+        """Count one more failure; the seconds to wait now."""
         self.failures += 1
         longest = min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** min(self.failures - 1, 10))
         seconds = random.uniform(longest / 2, longest)
@@ -23,14 +23,14 @@ class Backoff:
         return seconds
 
     def succeeded(self) -> bool:
-        """All is well; whether that is news."""
-        news = self.failures > 0
+        """End the pause; whether there was a failure before."""
+        failed = self.failures > 0
         self.failures = 0
         self._until = float("-inf")
-        return news
+        return failed
 
     def credits(self, free: int, now: float) -> int:
-        """How many requests may be started: none while waiting, then one that tries."""
+        """How many of the free slots may start a request: none during a pause, then one."""
         if now < self._until:
             return 0
         return min(free, 1) if self.failures else free

@@ -108,12 +108,22 @@ class ProposalChain:
             if parsed is not None:
                 return parsed
         reply = await self._invoke(self._model, write("instruct", digest, outcomes), config)
+        if self._structured is not None:
+            log.info("structured output is not supported here; reading plain replies")
+            self._structured = None
         return parse_list(_text(reply), digest.num_candidates, tried)
 
     async def _continue(self, text: str, count: int, config: RunnableConfig) -> list[str]:
         """Continuations of a text. Requests to a chat model go one by one: a slot is one request at a time."""
         if self._is_chat:
-            return [_text(await self._invoke(self._model, text, config)) for _ in range(count)]
+            replies: list[Any] = []
+            try:
+                for _ in range(count):
+                    replies.append(await self._invoke(self._model, text, config))
+            except BudgetReached:
+                if not replies:
+                    raise
+            return [_text(reply) for reply in replies]
         replies = await self._model.abatch([text] * count, config, stop=["\n"], max_tokens=LINE_TOKENS)
         return [_text(reply) for reply in replies]
 
@@ -125,7 +135,7 @@ class ProposalChain:
         tried: set[str],
         config: RunnableConfig,
     ) -> Parsed | None:
-        """Candidates from structured output; None if it is not supported, which is not tried again."""
+        """Candidates from structured output; None if the request was refused, perhaps because of it."""
         try:
             reply = await self._invoke(model, write("instruct", digest, outcomes, structured=True), config)
         except (TimeoutError, BudgetReached):
@@ -133,8 +143,6 @@ class ProposalChain:
         except Exception as error:
             if not is_refused(error):
                 raise
-            log.info("structured output is not supported here; reading plain replies")
-            self._structured = None
             return None
         if isinstance(reply, str):  # it was cut
             return parse_list(reply, digest.num_candidates, tried)

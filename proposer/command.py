@@ -57,11 +57,9 @@ def _serve(settings: Settings) -> None:
     metrics = ProposerMetrics(recipe=settings.recipe, model=settings.proposer.model)
     alive = health.Health(settings.metrics.stale_seconds)
     end = BusClient(
-        settings.bus.connect,
+        settings.bus,
         name=f"{socket.gethostname()}-{os.getpid()}"[:200],
         model=settings.proposer.model[:200],
-        ready_seconds=settings.bus.ready_seconds,
-        max_frame_bytes=settings.bus.max_frame_bytes,
     )
     health.start(settings.metrics, metrics.registry, alive)
     agent = Agent(settings.proposer, chain, end, metrics, alive, prepare=prepare, ledger=ledger)

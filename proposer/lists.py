@@ -33,7 +33,7 @@ CHATTER = re.compile(
 
 
 def list_items(text: str) -> list[str]:
-    """The items of the list that a text holds, with whatever stands around their words."""
+    """The items of the list that a text holds, with markers, quotes and forms around their words."""
     lines = [line.strip() for line in NUMBER_SIGN.sub(_spell_number, text).splitlines() if line.strip()]
     lines = _join_split_items(lines)
     if column := _table_column(lines):

@@ -39,4 +39,4 @@ def _is_not_ollama(error: BaseException) -> bool:
     if getattr(error, "status_code", None) == 404:
         text = getattr(error, "error", "")
         return not isinstance(text, str) or bool(NOT_OLLAMA.match(text))
-    return type(error).__name__ in ("JSONDecodeError", "ValidationError")
+    return type(error).__name__ in ("JSONDecodeError", "ValidationError", "AttributeError")

@@ -1,4 +1,4 @@
-"""What became of earlier candidates, run by run, within a bound."""
+"""Remembers the outcomes of earlier candidates by run, within a bound."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -7,10 +7,10 @@ from bus.messages import CandidateOutcome
 from proposer.candidate import key
 
 MOST_RUNS = 16
-"""Runs remembered; the one not heard of for longest is forgotten first."""
+"""Runs remembered; the least recently used is forgotten first."""
 
 UNINFORMATIVE = frozenset({"duplicate", "empty", "late"})
-"""Fates that say nothing of the words; they do not replace one that does."""
+"""Fates that say nothing about the words; they do not replace another."""
 
 
 class Memory:

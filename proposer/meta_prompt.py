@@ -120,11 +120,11 @@ def _push(push: Substitution) -> str:
 def _slope(digest: Digest) -> str:
     slope: Slope | None = digest.slope
     if slope is None:
-        return f"it has not begun; it has {digest.budget} steps."
-    state = "it has come to a plateau" if slope.plateau else "it still improves"
+        return f"not begun; {digest.budget} steps are planned."
+    state = "it is on a plateau" if slope.plateau else "it still improves"
     return (
         f"after {digest.step} of {digest.budget} steps {state}; the training loss changes by "
-        f"{slope.loss_per_step:+.5f} a step, the gradient's norm is {slope.gradient_norm:.3g}."
+        f"{slope.loss_per_step:+.5f} per step, the gradient's norm is {slope.gradient_norm:.3g}."
     )
 
 
@@ -134,8 +134,8 @@ def _measured(measured: Measured) -> str:
 
 def _outcome(outcome: CandidateOutcome) -> str:
     said = {
-        "adopted": "adopted: after training it beat the prompt of the gradients",
-        "dropped": "dropped: after training it was no better",
+        "adopted": "adopted: after training it was better than the current prompt",
+        "dropped": "dropped: after training it was not better than the current prompt",
         "outscored": "not tried: others measured better",
         "duplicate": "a repetition",
         "empty": "not usable",
@@ -147,5 +147,5 @@ def _outcome(outcome: CandidateOutcome) -> str:
         f"loss {outcome.score:.3f}" if outcome.score is not None else "",
         f"gain {outcome.gain:+.3f}" if outcome.gain is not None else "",
     ]
-    told = ", ".join(number for number in numbers if number)
-    return f"- {_line(outcome.words)}: {said}{f' ({told})' if told else ''}"
+    details = ", ".join(number for number in numbers if number)
+    return f"- {_line(outcome.words)}: {said}{f' ({details})' if details else ''}"

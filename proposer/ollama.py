@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import re
-from typing import Any
-
-import httpx
-import ollama
+from typing import TYPE_CHECKING, Any
 
 from proposer.redaction import redact
 from shared.settings import ProposerSettings
+
+if TYPE_CHECKING:
+    import ollama  # at run time only where it is needed: it makes a client when it is imported, which reads proxies
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ async def check(settings: ProposerSettings, name: str) -> str | None:
 
     With `settings.pull`, waits for Ollama and downloads a model that it lacks.
     """
+    import ollama
+
     client = ollama.AsyncClient(host=settings.base_url)
     down = f"no connection to Ollama at {address(settings.base_url)}; start it with: ollama serve"
     trouble = await _look(client, settings, name, down)
@@ -71,7 +73,10 @@ async def check(settings: ProposerSettings, name: str) -> str | None:
     return await _pull(client, name) if trouble == no_model(name) else trouble
 
 
-async def _look(client: ollama.AsyncClient, settings: ProposerSettings, name: str, down: str) -> str | None:
+async def _look(client: "ollama.AsyncClient", settings: ProposerSettings, name: str, down: str) -> str | None:
+    import httpx
+    import ollama
+
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             # the package has no method for the version
@@ -87,8 +92,11 @@ async def _look(client: ollama.AsyncClient, settings: ProposerSettings, name: st
     return None if wanted.lower() in {(model.model or "").lower() for model in models} else no_model(name)
 
 
-async def _pull(client: ollama.AsyncClient, name: str) -> str | None:
+async def _pull(client: "ollama.AsyncClient", name: str) -> str | None:
     """Download a model; a line that says why that failed, or None."""
+    import httpx
+    import ollama
+
     said = -1
     try:
         async for progress in await client.pull(name, stream=True):

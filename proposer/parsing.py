@@ -1,4 +1,4 @@
-"""What LLMs really send, turned into candidates. Linear in the reply's length, whatever it is.
+"""Turns replies of LLMs into candidates. The cost is linear in the length of any reply.
 
 A candidate is one clean line with at least one letter. Its text is data: it is never evaluated or
 formatted into anything. Reading a numbered list of candidates gives the same candidates again.

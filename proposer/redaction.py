@@ -1,11 +1,11 @@
-"""Keys stay in the environment: nothing that may hold one is shown before it went through here."""
+"""Removes keys and passwords from text before it is logged or sent."""
 
 import os
 import re
 
 SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST = 6
-"""Shorter values are no secrets, and hiding them would hide words."""
+"""Characters. Shorter values are not secrets, and hiding them would hide words."""
 
 KEY_LIKE = re.compile(r"\b(?:(?:sk|pk|gsk|xai|hf)[-_]|AIza)[A-Za-z0-9*_.-]{6,}")
 BEARER = re.compile(r"(?i)\b(bearer|x-api-key:?)\s+\S+")

@@ -46,7 +46,7 @@ class RequestCallback(BaseCallbackHandler):
 
     def on_chat_model_start(
         self,
-        serialized: Any,  # noqa: ARG002 - the signature of LangChain
+        serialized: Any,  # noqa: ARG002 - named by the library
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,

@@ -76,7 +76,7 @@ def zero_shot(folder: Path, labelling: str) -> float:
     settings = BackboneSettings(path=str(folder / "model"))
     backbone = DualEncoder(settings, PromptSettings(), task.labels, torch.device("cpu"))
     test = backbone.prepare(task.test.examples, labelling, lambda: None)
-    words = stack([backbone.vocabulary.embed(WORDS, most=8)])
+    words = stack([backbone.vocabulary.embed(WORDS, max_tokens=8)])
     return evaluate(backbone.logits(words, test), task.test.targets)[0].accuracy
 
 

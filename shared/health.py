@@ -8,11 +8,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
@@ -54,15 +54,38 @@ class Health:
         }
 
 
+class Response(Protocol):
+    """An answer of a page; the server adds its length."""
+
+    @property
+    def status(self) -> HTTPStatus:
+        """Its status."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Its headers."""
+
+    @property
+    def body(self) -> bytes:
+        """Its body, which is left out for HEAD."""
+
+
+Page = Callable[[str, Mapping[str, str]], Response | None]
+"""Answers a path with the headers of its request, named like Content-Type; None for paths that it does not have."""
+
+
 class Server(ThreadingTCPServer):
-    """Serves one registry and one `Health` until closed."""
+    """Serves one registry, one `Health` and perhaps a page until closed."""
 
     allow_reuse_address = True
     daemon_threads = True  # a client that hangs must not delay the end of the process
     request_queue_size = CLIENTS
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health) -> None:
+    def __init__(
+        self, host: str, port: int, registry: CollectorRegistry, health: Health, page: Page | None = None
+    ) -> None:
         self.registry = registry
+        self.page = page
         self.health = health
         self._places = threading.BoundedSemaphore(CLIENTS)
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]  # IPv4 or IPv6
@@ -114,6 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
             healthy, report = self.server.health.report()
             status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
             self._send(status, json.dumps(report).encode() + b"\n", {"Content-Type": "application/json"})
+        elif self.server.page and (
+            answer := self.server.page(self.path, {name.title(): value for name, value in self.headers.items()})
+        ):
+            self._send(answer.status, answer.body, answer.headers)
         else:
             self.send_error(HTTPStatus.NOT_FOUND, "try /metrics or /healthz")
 
@@ -150,7 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def start(settings: MetricsSettings, registry: CollectorRegistry, health: Health) -> Server | None:
+def start(
+    settings: MetricsSettings, registry: CollectorRegistry, health: Health, page: Page | None = None
+) -> Server | None:
     """Serve on the port of the settings or of $PORT; None without both, or if the port cannot be used.
 
     Raises:
@@ -160,7 +189,7 @@ def start(settings: MetricsSettings, registry: CollectorRegistry, health: Health
     if port is None:
         return None
     try:
-        return Server(settings.host, port, registry, health)
+        return Server(settings.host, port, registry, health, page)
     except OSError as error:  # metrics are a convenience: the work goes on without them
         reason = error.strerror or error
         log.warning("metrics: cannot serve on %s port %d (%s); going on without", settings.host, port, reason)

@@ -180,15 +180,21 @@ class BusSettings(Section):
     """The connection between trainer and proposers."""
 
     bind: Endpoint = "tcp://127.0.0.1:5555"
-    """Address the trainer listens on. Only loopback is allowed without keys."""
+    """Where the trainer listens. An address beyond loopback needs secret_key and allowed_keys."""
     connect: list[Endpoint] = ["tcp://127.0.0.1:5555"]
-    """Addresses of the trainers that a proposer serves."""
+    """The trainers that a proposer serves."""
+    secret_key: str | None = None
+    """CURVE: the secret key of this process, a file or env:VARIABLE. `python -m bus.keys` makes keys."""
+    allowed_keys: str = "keys/allowed"
+    """CURVE: the proposers that a trainer admits, a file or env:VARIABLE with a public key and a name on each line."""
+    trainer_keys: list[str] = []
+    """CURVE: the public keys of the trainers in connect, one for all or one for each; a key, a file or env:VARIABLE."""
     lease_seconds: float = Field(120.0, gt=0)
-    """Lifetime of a lease; one not settled in time is void, and its slot is leased again."""
+    """A lease that is not settled within this time is void."""
     ready_seconds: float = Field(2.0, gt=0)
-    """Interval at which a proposer repeats how many leases it can take."""
+    """Interval at which a proposer repeats what it can take. The trainer considers it gone after five."""
     max_frame_bytes: int = Field(262_144, ge=1024)
-    """Longest message; longer ones are refused."""
+    """Longer messages are refused."""
 
 
 class BudgetSettings(Section):
@@ -267,7 +273,7 @@ class ProposerSettings(Section):
     num_ctx: int | None = Field(None, gt=0)
     """ollama: context length in tokens. Raised where meta-prompt and answer need more. Default: what they need."""
     budget: BudgetSettings = BudgetSettings()
-    """Limits of what a proposer may ask and pay for."""
+    """Limits on what the LLM may cost."""
 
     @field_serializer("base_url")
     def _hide_credentials(self, address: str | None) -> str | None:
@@ -284,6 +290,8 @@ class MetricsSettings(Section):
     """Port to serve on. Default: $PORT, which honcho sets; without both nothing is served."""
     stale_seconds: float = Field(60.0, gt=0)
     """/healthz answers 503 when the last step or loop is older than this."""
+    page: bool = True
+    """trainer: serve the report at / while the run goes on."""
 
 
 ALTERNATIVES = (
@@ -337,7 +345,7 @@ class Settings(Section):
     device: Device = "auto"
     """Device of the backbone: auto (the best there is), cpu, cuda, cuda:0, cuda:1, ... or mps."""
     threads: int | None = Field(None, gt=0)
-    """CPU threads of the trainer. Default: torch's."""
+    """CPU threads of the trainer. Default: one for each core, which wait for each other only briefly."""
 
     task: TaskSettings = TaskSettings()
     backbone: BackboneSettings = BackboneSettings()

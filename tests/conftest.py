@@ -62,6 +62,13 @@ def make_settings(**values):
     return load(short, "a test")
 
 
+def find_helpdesk():
+    """The folder of the help-desk messages."""
+    from trainer.paths import find_folder
+
+    return find_folder(HELPDESK, "a test")
+
+
 @pytest.fixture(scope="session")
 def context():
     """The help-desk task, few shots, and MiniLM, which keeps what it has encoded."""
@@ -231,6 +238,13 @@ def run_process(module, *arguments, cwd, stdin=None, **environment):
         timeout=60,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def run_python(code, **environment):
+    """Run `code` in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
 
 
 def follow_readme(folder, placeholder, real):

@@ -9,6 +9,10 @@ REPLY = "Here are some:\n1. a news story about\n2. this article covers\n3. headl
 CANDIDATES = ["a news story about", "this article covers", "headlines from the world of"]
 
 
+def asks_for_structure(body):
+    return any(body.get(name) for name in ("format", "response_format", "tools"))
+
+
 class LLMServer:
     """Answers every request with `reply`, or as its fields say; `start` and `stop` keep the port."""
 
@@ -31,7 +35,7 @@ class LLMServer:
         self.usage = (70, 20)
         """Tokens in and out."""
         self.requests = []
-        """(path, headers, body) of each."""
+        """(path, headers, body) of each POST."""
         self._server = None
         self.start(0)
         self.port = self._server.server_address[1]
@@ -56,7 +60,6 @@ class _Handler(BaseHTTPRequestHandler):
     llm: LLMServer
 
     def do_GET(self):
-        self.llm.requests.append((self.path, dict(self.headers), None))
         if self.path == "/api/version":
             self._send({"version": "0.13.0"})
         elif self.path == "/api/tags":
@@ -79,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_text("404 page not found", 404)
             elif self.llm.status != 200:
                 self._refuse(self.llm.error, self.llm.status)
-            elif self.llm.structured is False and (body.keys() & {"format", "response_format", "tools"}):
+            elif self.llm.structured is False and asks_for_structure(body):
                 self._refuse("format: structured output is not supported", 400)
             else:
                 answer(body)
@@ -94,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _text(self, body):
         """The answer; with a schema, what `structured` says."""
-        if self.llm.structured and body.keys() & {"format", "response_format"}:
+        if self.llm.structured and asks_for_structure(body):
             return json.dumps(self.llm.structured)
         return self.llm.reply
 
@@ -141,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _anthropic(self, body):
         content = [{"type": "text", "text": self.llm.reply}]
         reason = "max_tokens" if self.llm.is_cut else "end_turn"
-        if self.llm.structured and "tools" in body:
+        if self.llm.structured and asks_for_structure(body):
             call = {"type": "tool_use", "id": "t", "name": body["tools"][0]["name"], "input": self.llm.structured}
             content, reason = [call], "tool_use"
         if self.llm.thoughts:

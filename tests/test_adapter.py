@@ -6,15 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MINILM
+from safetensors.torch import load_file
 from small_encoders import save_small_encoder
 from test_decoder import TEMPLATE, bytes_tokenizer, tiny_model
 
+from shared.config import load
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.encoder import Encoder
 from trainer.backbones.stack import stack
 from trainer.result.adapter import export_adapter
-from trainer.tasks.examples import Example
+from trainer.search.context import TuningContext
+from trainer.search.evaluation import EvalResult
+from trainer.search.pool import Snapshot, Tuned, TuningResult
+from trainer.tasks.examples import Example, Split, Task
 
 LABELS = ["yes", "no", "maybe"]
 PAIRS = [("apple pear plum lemon, lime", "fig"), ("lime", "plum and grape"), ("melon " * 40, "date")]
@@ -93,3 +98,41 @@ def test_the_adapter_is_two_files_and_leaves_the_tuned_model_as_it_is(tmp_path):
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+
+
+def test_an_adapter_that_cannot_be_written_is_a_reason_and_leaves_nothing_behind(tmp_path):
+    ours = encoder(save_small_encoder("bert", tmp_path))
+    (tmp_path / "adapter").write_text("a file in the place of the folder")
+    reason = export_adapter(tmp_path, ours, torch.zeros(2, 32), ours.new_head(1))
+    assert reason and reason.startswith("PEFT failed on this model with ") and "\n" not in reason
+
+
+def test_an_adapter_whose_model_cannot_be_loaded_again_is_a_reason(tmp_path):
+    ours = encoder(save_small_encoder("bert", tmp_path))
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    reason = export_adapter(tmp_path, ours, torch.zeros(2, 32), ours.new_head(1))
+    assert reason and "bert" in reason and "\n" not in reason
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_result_is_whole_without_the_adapter(tmp_path, fails):
+    from trainer.result.export import export_best
+
+    path = save_small_encoder("bert", tmp_path)
+    settings = load({"recipe": "demo", "backbone": {"family": "encoder", "path": path}}, "a test")
+    ours = encoder(path)
+    snapshot = Snapshot(0, 0, torch.ones(2, 32), ours.new_head(1), (), EvalResult(1.0, 0.5))
+    empty = Split([], torch.zeros(0, dtype=torch.long))
+    context = TuningContext(Task("rte", "a task", LABELS, empty, empty, empty), ours, lambda: None)
+    if fails:
+        (tmp_path / "bert" / "model.safetensors").unlink()
+    result = TuningResult([snapshot], Tuned(snapshot.prompt, snapshot.head, None), snapshot.dev)
+
+    reason = export_best(tmp_path, result, context, ["fig"], settings)
+
+    best = tmp_path / "best"
+    assert bool(reason) == fails == (not (best / "adapter").exists())
+    assert torch.equal(load_file(best / "best.safetensors")["prompt.0"], snapshot.prompt)
+    assert json.loads((best / "best.json").read_text())["labels"] == LABELS
+    assert (reason or "PeftModel") in (best / "README.md").read_text()

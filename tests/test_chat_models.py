@@ -1,26 +1,31 @@
 """Model specs and requests, with the providers' real clients against a server on loopback, and the embedded model."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from llm_server import CANDIDATES, LLMServer
+from llm_server import CANDIDATES, REPLY, LLMServer, asks_for_structure
 
 from bus.messages import CandidateOutcome, Digest, Measured
 from proposer.chain import ProposalChain
 from proposer.chat_models import choose_kind, make_model
+from proposer.ledger import Ledger
 from proposer.llm_errors import describe, is_timeout
+from proposer.ollama import check
 from proposer.redaction import redact
 from shared.errors import UserError
-from shared.settings import ProposerSettings
+from shared.settings import BudgetSettings, ProposerSettings
 
 ROOT = Path(__file__).parent.parent
 
@@ -152,6 +157,289 @@ def test_no_server(provider, server, monkeypatch):
     assert "no connection" in told(failure(model), f"{provider}:some-model")
     server.start()
     assert ask(model).candidates == CANDIDATES
+
+
+STRUCTURED = {"prompts": ["a text of", "news about"]}
+
+
+def bodies(server):
+    return [body for _, _, body in server.requests]
+
+
+@pytest.mark.parametrize("provider", SERVED)
+def test_structure_is_requested_as_the_provider_has_it(provider, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    server.structured = STRUCTURED
+    server.thoughts = "1. not this"
+    answer = ask(served(provider, server, monkeypatch))
+    assert answer.candidates == STRUCTURED["prompts"]
+    assert (answer.tokens_in, answer.tokens_out) == (70, 20)
+    (body,) = bodies(server)
+    schema = {
+        "ollama": lambda: body["format"],
+        "openai": lambda: body["response_format"]["json_schema"]["schema"],
+        "anthropic": lambda: body["tools"][0]["input_schema"],
+    }[provider]()
+    assert schema["properties"]["prompts"] == {"type": "array", "items": {"type": "string"}}
+    assert "as JSON" in str(body["messages"])
+
+
+@pytest.mark.parametrize("provider", SERVED)
+@pytest.mark.parametrize("reply", [REPLY, '{"prompts": ' + json.dumps(CANDIDATES), json.dumps({"1": CANDIDATES})])
+def test_a_structured_reply_of_another_form_is_parsed(provider, reply, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    server.reply = reply
+    assert ask(served(provider, server, monkeypatch)).candidates == CANDIDATES
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("provider", SERVED)
+def test_where_structure_is_refused_it_is_not_requested_again(provider, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    server.structured = False
+    chain = ProposalChain(served(provider, server, monkeypatch), "instruct")
+    for _ in range(2):
+        assert ask(None, chain=chain).candidates == CANDIDATES
+    assert [asks_for_structure(body) for body in bodies(server)] == [True, False, False]
+    assert "numbered list" in str(bodies(server)[-1]["messages"])
+
+
+def test_structure_is_requested_again_where_the_refusal_had_another_cause(server):
+    chain = ProposalChain(make("ollama:some-model", base_url=server.url), "instruct")
+    server.status, server.error = 400, "the model does not support thinking"
+    with pytest.raises(Exception, match="thinking") as caught:
+        ask(None, chain=chain)
+    assert "proposer.thinking" in told(caught.value, "ollama:some-model")
+    server.status, server.structured = 200, STRUCTURED
+    assert ask(None, chain=chain).candidates == STRUCTURED["prompts"]
+
+
+def test_a_budget_reached_on_the_way_keeps_what_was_drawn(server, tmp_path):
+    ledger = Ledger(BudgetSettings(requests=3), tmp_path / "budget.json", "m")
+    server.reply = " this article covers"
+    answer = ask(make("ollama:some-model", base_url=server.url), kind="continue", ledger=ledger)
+    assert answer.candidates == ["this article covers"]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("provider", SERVED)
+def test_structure_can_be_switched_off(provider, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    assert ask(served(provider, server, monkeypatch), structured=False).candidates == CANDIDATES
+    (body,) = bodies(server)
+    assert not asks_for_structure(body)
+
+
+@pytest.mark.parametrize("provider", SERVED)
+@pytest.mark.parametrize("structured", [True, False])
+def test_thoughts_apart_from_the_answer_are_not_candidates(provider, structured, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    server.thoughts = "1. not this\n2. nor that"
+    server.reply = f"<think>1. not this</think>{REPLY}"
+    assert ask(served(provider, server, monkeypatch), structured=structured).candidates == CANDIDATES
+
+
+@pytest.mark.parametrize("provider", SERVED)
+@pytest.mark.parametrize("structured", [True, False])
+def test_a_reply_that_was_cut_is_reported(provider, structured, server, monkeypatch):
+    pytest.importorskip(f"langchain_{provider}")
+    server.is_cut = True
+    answer = ask(served(provider, server, monkeypatch), structured=structured)
+    assert answer.cut
+    assert answer.candidates == CANDIDATES
+    assert (answer.tokens_in, answer.tokens_out) == (70, 20)
+    server.is_cut = False
+    assert not ask(served(provider, server, monkeypatch), structured=structured).cut
+
+
+@pytest.mark.parametrize(
+    ("spec", "thinking", "sent"),
+    [
+        ("ollama:some-model", "auto", {"think": None}),
+        ("ollama:some-model", "off", {"think": False}),
+        ("ollama:some-model", "low", {"think": "low"}),
+        ("openai:some-model", "auto", {"reasoning_effort": None}),
+        ("openai:some-model", "high", {"reasoning_effort": "high"}),
+        ("openai:some-model", "off", {"chat_template_kwargs": {"enable_thinking": False}}),
+        ("anthropic:claude-haiku-4-5", "auto", {"thinking": None}),
+        ("anthropic:claude-haiku-4-5", "off", {"thinking": {"type": "disabled"}}),
+        ("anthropic:claude-haiku-4-5", "medium", {"thinking": {"type": "enabled", "budget_tokens": 4096}}),
+        ("anthropic:claude-opus-4-6", "low", {"output_config": {"effort": "low"}}),
+    ],
+)
+def test_thinking_is_mapped(spec, thinking, sent, server, monkeypatch):
+    provider = spec.partition(":")[0]
+    pytest.importorskip(f"langchain_{provider}")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    model = make(spec, base_url=server.url + SERVED[provider], thinking=thinking, max_tokens=100, temperature=0.5)
+    assert ask(model, structured=False).candidates == CANDIDATES
+    (body,) = bodies(server)
+    for name, value in sent.items():
+        assert body.get(name) == value
+    longest = {"low": 1124, "medium": 4196, "high": 16484}.get(thinking, 100)
+    counts = {**body, **body.get("options", {})}
+    assert longest in (counts.get("num_predict"), counts.get("max_tokens"), counts.get("max_completion_tokens"))
+    ask(model)  # and with structure, which forced tools would not allow
+
+
+def test_openai_itself_has_the_least_effort_for_off(monkeypatch):
+    pytest.importorskip("langchain_openai")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert make("openai:gpt-5-mini", thinking="off").reasoning_effort == "minimal"
+    assert make("openai:gpt-5.1", thinking="off").reasoning_effort == "none"
+    assert make("openai:gpt-4o-mini", thinking="off").reasoning_effort is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": "embedded", "thinking": "off"}, "proposer.thinking"),
+        ({"model": "groq:x", "thinking": "low"}, "proposer.thinking"),
+        ({"model": "openai:x", "num_ctx": 4096}, "proposer.num_ctx"),
+        ({"model": "embedded", "pull": True}, "proposer.pull"),
+        ({"model": "anthropic:x", "keep_alive": "5m"}, "proposer.keep_alive"),
+    ],
+)
+def test_settings_of_another_provider_are_refused(values, words):
+    with pytest.raises(UserError, match=words):
+        make(**values)
+
+
+def test_ollama_keeps_the_model_as_long_as_set(server):
+    for keep_alive, sent in (("10m", "10m"), ("-1", -1), (None, None)):
+        ask(make("ollama:some-model", base_url=server.url, keep_alive=keep_alive))
+        assert bodies(server)[-1].get("keep_alive") == sent
+
+
+def test_ollamas_context_always_holds_meta_prompt_and_answer(server):
+    long = DIGEST.model_copy(
+        update={"best": [Measured(words=f"{number} " + "1 2 3 " * 20, loss=1, accuracy=0) for number in range(12)]}
+    )
+
+    def contexts(**values):
+        server.requests.clear()
+        chain = ProposalChain(make("ollama:some-model", base_url=server.url, **values), "instruct")
+        for digest in (DIGEST, long, DIGEST):
+            ask(None, chain=chain, digest=digest)
+        needs = [len(body["messages"][0]["content"]) // 3 + values["max_tokens"] for body in bodies(server)]
+        found = [body["options"]["num_ctx"] for body in bodies(server)]
+        assert all(context >= need for context, need in zip(found, needs, strict=True))
+        return found
+
+    assert contexts(max_tokens=100, num_ctx=50_000) == [50_000] * 3
+    for values in ({"max_tokens": 1000}, {"max_tokens": 1000, "num_ctx": 10}, {"max_tokens": 9000}):
+        first, second, third = contexts(**values)
+        assert first <= second == third  # Ollama loads the model again for each change
+
+
+def checked(server, name="some-model", **values):
+    return RUNNER.run(check(ProposerSettings(model=f"ollama:{name}", base_url=server.url, **values), name))
+
+
+def test_ollama_is_checked(server):
+    assert checked(server) is None
+    assert checked(server, "some-model:latest") is None
+    assert (
+        checked(server, "hf.co/some/other")
+        == "Ollama has no model 'hf.co/some/other'; get it with: ollama pull hf.co/some/other"
+    )
+    server.stop()
+    assert "no connection" in checked(server)
+    server.start()
+
+
+def test_a_missing_model_is_pulled_if_wanted(server, caplog):
+    caplog.set_level("INFO", logger="proposer")
+    assert "ollama pull new" in checked(server, "new")
+    assert checked(server, "new", pull=True) is None
+    assert [body["model"] for path, _, body in server.requests if path == "/api/pull"] == ["new"]
+    assert "pulling new: 50%" in caplog.text
+    assert ask(make("ollama:new", base_url=server.url)).candidates == CANDIDATES
+
+
+@pytest.mark.parametrize("url", ["{}/v1", "{}/v1/", "{}/v1/chat/completions", "{}/api", "{}/api/chat"])
+def test_an_address_of_ollama_with_a_path_is_named(url, server):
+    with pytest.raises(UserError) as caught:
+        make("ollama:some-model", base_url=url.format(server.url))
+    assert f"write {server.url}, " in str(caught.value)
+    assert "pull" not in str(caught.value)
+
+
+class Page(BaseHTTPRequestHandler):
+    """A server that is not Ollama."""
+
+    status, text = 200, "<html>hello</html>"
+
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.text)))
+        self.end_headers()
+        self.wfile.write(self.text.encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (200, "<html>hello</html>"),
+        (200, "[]"),
+        (200, '{"a": 1}'),
+        (404, "<html>404</html>"),
+        (404, "404 page not found"),
+        (404, '{"detail":"Not Found"}'),
+        (404, '{"error": {"message": "no path", "type": "x"}}'),
+    ],
+)
+def test_a_server_that_is_not_ollama_is_named(status, text):
+    handler = type("Other", (Page,), {"status": status, "text": text})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    assert "does not answer as Ollama" in checked(server)
+    line = told(failure(make("ollama:some-model", base_url=server.url)), "ollama:some-model", base_url=server.url)
+    assert "does not answer as Ollama" in line or (status, text) == (200, '{"a": 1}')
+    assert "pull" not in line
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("provider", SERVED)
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("ALL_PROXY", "nonsense://127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://[::1"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+    ],
+)
+def test_what_a_library_trips_over_is_one_line(provider, variable, value):
+    """In a process of its own: some libraries make a client when they are imported."""
+    pytest.importorskip(f"langchain_{provider}")
+    code = (
+        "import sys\n"
+        "from proposer.chat_models import make_model\n"
+        "from shared.errors import UserError\n"
+        "from shared.settings import ProposerSettings\n"
+        "try:\n"
+        "    make_model(ProposerSettings(model=sys.argv[1]))\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    environment = {**os.environ, "OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY, variable: value}
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"{provider}:x"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) <= 1  # some libraries accept it
+    if value.startswith("socks5") and provider == "ollama":
+        assert "pip install socksio" in done.stdout
 
 
 def test_a_compatible_server_of_ones_own_needs_no_key(server):

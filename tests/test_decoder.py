@@ -8,6 +8,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 from conftest import tiny_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from shared.config import RECIPES
@@ -15,6 +17,7 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.stack import stack
+from trainer.backbones.verbalizer import Verbalizer
 from trainer.paths import find_file
 from trainer.tasks.examples import Example
 
@@ -207,6 +210,36 @@ def test_many_rows_are_scored_in_their_own_order(folder):
         scores, backwards = model.logits(lanes, rows), model.logits(lanes, prepare(model, *texts[::-1]))
     assert_close(scores, backwards.flip(1), atol=1e-5, rtol=1e-5)
     assert scores[0].std(dim=0).min() > 1e-3
+
+
+# Labels that continue another
+
+
+@given(
+    labels=st.lists(
+        st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple), min_size=2, max_size=6, unique=True
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_classes_are_events_that_exclude_each_other(labels, seed):
+    tree = Verbalizer({str(number): ids for number, ids in enumerate(labels)}, CPU)
+    logits = 3 * torch.randn(5, tree.nodes, 6, generator=torch.Generator().manual_seed(seed))
+    chances = tree.scores(logits).exp()
+    assert chances.isfinite().all() and (chances.sum(1) <= 1 + 1e-5).all()
+
+
+@pytest.mark.parametrize(("chance", "winner"), [(0.2, 0), (0.8, 1), (1 - 1e-7, 1)])
+def test_of_a_label_and_one_that_continues_it_the_likelier_wins(chance, winner):
+    tree = Verbalizer({"technology": (3,), "technology problem": (3, 1), "sport": (2,)}, CPU)
+    logits = torch.zeros(1, tree.nodes, 5)
+    logits[0, 0, 3] = 5.0  # "technology" is what is said first
+    logits[0, 1] = torch.tensor([(1 - chance) / 4] * 5).log()
+    logits[0, 1, 1] = torch.tensor(chance).log()
+    scores = tree.scores(logits.requires_grad_())
+    assert scores.argmax() == winner
+    assert scores.isfinite().all()
+    (gradient,) = torch.autograd.grad(scores[0, 0] - scores[0, 1], logits)
+    assert gradient.isfinite().all() and gradient[0, 1].any()
 
 
 # Templates

@@ -246,6 +246,83 @@ def test_two_texts_side_by_side_are_read_as_two_lines(backbone):
     torch.testing.assert_close(pair.vectors, read(backbone, "Where is it?\nMy parcel, I mean.").vectors)
 
 
+# Sentence encoders as sentence-transformers saves them
+
+POOLINGS = ["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", ("cls", "mean")]
+
+
+def save_sentence_encoder(folder, pooling="mean", dense=False, unit=False, prompts=None, include_prompt=True):
+    """A tiny sentence encoder with random weights, and as sentence-transformers loads it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+    bert = Transformer(save_tiny(folder / "bert", initializer_range=0.5))
+    modules = [bert, Pooling(16, pooling, include_prompt=include_prompt)]
+    torch.manual_seed(1)
+    if dense:
+        modules.append(Dense(modules[1].pooling_output_dimension, 12))
+    if unit:
+        modules.append(Normalize())
+    model = SentenceTransformer(modules=modules, prompts=prompts, default_prompt_name="task" if prompts else None)
+    model.save(str(folder / "model"))
+    return str(folder / "model"), SentenceTransformer(str(folder / "model"), device="cpu")
+
+
+BUILDS = [
+    *({"pooling": pooling} for pooling in POOLINGS),
+    {"unit": True},
+    {"dense": True},
+    {"pooling": "cls", "dense": True, "unit": True},
+    {"prompts": {"task": "olive date: "}},
+    {"pooling": "lasttoken", "prompts": {"task": "olive "}},
+    {"prompts": {"task": "olive date "}, "include_prompt": False},
+]
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=str)
+def test_texts_and_class_texts_have_the_vectors_of_sentence_transformers(tmp_path, build):
+    path, theirs = save_sentence_encoder(tmp_path, **build)
+    ours = open_tiny(path)
+    texts = ["kiwi fig", "apple plum melon grape lemon", "lime"]
+    expected = theirs.encode(texts, convert_to_tensor=True, normalize_embeddings=True)
+    torch.testing.assert_close(read(ours, *texts).vectors, expected.clone(), atol=1e-5, rtol=0)
+    classes = ours.class_embeddings(stack(prompts(ours.vocabulary, "kiwi fig", "lime date berry")))
+    for words, lane in zip(("kiwi fig", "lime date berry"), classes, strict=True):
+        expected = theirs.encode(
+            [f"{words} apple", f"{words} plum pear"], convert_to_tensor=True, normalize_embeddings=True
+        )
+        torch.testing.assert_close(lane, expected.clone(), atol=1e-5, rtol=0)
+        assert (lane[0] - lane[1]).abs().max() > 1e-3
+
+
+def test_a_folder_without_modules_is_read_as_sentence_transformers_reads_it(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    path = save_tiny(tmp_path / "plain")
+    expected = SentenceTransformer(path, device="cpu").encode(["kiwi fig"], normalize_embeddings=True)
+    torch.testing.assert_close(read(open_tiny(path), "kiwi fig").vectors, torch.from_numpy(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("positions", [20, 66])
+def test_the_lines_of_the_readme_give_the_same_vectors(tmp_path, positions):
+    from sentence_transformers import SentenceTransformer
+
+    path = save_tiny(tmp_path / "model", max_position_embeddings=positions)
+    config = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    del config["pad_token"]
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(config))
+    ours, model = open_tiny(path, max_tokens=50), SentenceTransformer(path, device="cpu")
+    exec(ours.setup_lines, {"model": model})
+    texts = ["kiwi fig " * 40, "lime"]
+    expected = torch.from_numpy(model.encode(texts, normalize_embeddings=True))
+    torch.testing.assert_close(read(ours, *texts).vectors, expected, atol=1e-5, rtol=0)
+
+
+def test_a_text_of_which_nothing_would_be_left_is_refused(tmp_path):
+    path, _ = save_sentence_encoder(tmp_path, prompts={"task": "olive date berry fig "})
+    assert "backbone.max_tokens = 6" in refusal(path, max_tokens=6)
+
+
 # A prompt for each class
 
 

@@ -219,7 +219,7 @@ def test_what_cannot_be_an_encoder_is_told_in_a_line(change, told, small_folder,
 
 def test_rows_are_chunked_by_length_within_a_budget():
     rows = TokenizedBatch([torch.arange(length) for length in (3, 9, 1, 8, 4, 30)])
-    chunks = [chunk.tolist() for chunk in rows.chunks(24, around=2)]
+    chunks = [chunk.tolist() for chunk in rows.chunks(24, extra=2)]
 
     assert chunks == [[5], [1, 3], [4, 0, 2]]  # a row that is longer than the budget goes alone
     ids, mask = rows[torch.tensor([2, 0])].pad(7, "left")

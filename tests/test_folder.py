@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import make_settings
+from conftest import make_settings, run_python
 
 from shared.errors import UserError
 from trainer.runs.directory import RunDirectory, find_run, read_json, read_settings, write_json
@@ -34,7 +34,6 @@ def test_a_recipe_that_is_a_file_still_gives_a_plain_name(settings, tmp_path):
 
 def test_a_name_in_use_is_refused_and_its_run_untouched(settings, tmp_path):
     folder = RunDirectory.create(settings(name="mine"))
-    folder.log("step", step=1)
     folder.close()
     RunDirectory.create(settings(name="other")).close()
     before = everything(tmp_path)
@@ -63,8 +62,8 @@ def test_no_run_can_be_called_latest(settings, tmp_path):
 def test_the_resolved_settings_are_kept(settings, tmp_path):
     given = settings(name="mine", steps=77)
     RunDirectory.create(given).close()
-    folder, again = RunDirectory.open("mine", str(tmp_path / "runs"))
-    assert again == given == read_settings(folder.path)
+    folder = RunDirectory.open("mine", str(tmp_path / "runs"))
+    assert given == read_settings(folder.path)
     assert json.loads((folder.path / "config.json").read_text())["steps"] == 77
 
 
@@ -75,15 +74,29 @@ def test_a_run_is_found_by_path_or_name(settings, tmp_path):
         find_run("nosuch", str(tmp_path / "runs"))
 
 
-def test_history_goes_on_where_it_was(settings, tmp_path):
-    folder = RunDirectory.create(settings(name="mine"))
-    folder.log("step", step=1, words="caf\u00e9\nau lait")
-    folder.close()
-    again, _ = RunDirectory.open("mine", str(tmp_path / "runs"))
-    again.log("step", step=2)
-    again.close()
-    events = [json.loads(line) for line in (again.path / "history.jsonl").read_text().splitlines()]
-    assert events == [{"kind": "step", "step": 1, "words": "caf\u00e9\nau lait"}, {"kind": "step", "step": 2}]
+def test_a_run_is_used_by_one_process_at_a_time(settings, tmp_path):
+    first = RunDirectory.create(settings(name="mine"))
+    code = f"from trainer.runs.directory import RunDirectory; RunDirectory.open('mine', {str(tmp_path / 'runs')!r})"
+    second = run_python(code)
+    assert second.returncode and "in use by another process" in second.stderr
+    first.close()
+    assert run_python(code).returncode == 0
+
+
+def test_the_id_is_unique_also_among_runs_of_one_name(settings):
+    first = RunDirectory.create(settings(name="mine"))
+    one = first.id
+    assert one.startswith("mine-") and one == first.id
+    first.discard()
+    assert RunDirectory.create(settings(name="mine")).id != one
+
+
+def test_data_that_changed_since_the_run_began_is_named(settings):
+    directory = RunDirectory.create(settings(name="mine"))
+    directory.check_data({"train": "a", "dev": "b", "test": "c"})
+    directory.check_data({"train": "a", "dev": "b", "test": "c"})
+    with pytest.raises(UserError, match="the dev and test data is not what the run began with"):
+        directory.check_data({"train": "a", "dev": "x", "test": "y"})
 
 
 def test_a_discarded_run_leaves_nothing_and_latest_points_where_it_did(settings, tmp_path):

@@ -174,11 +174,121 @@ def test_a_signal_ends_it_in_the_midst_of_a_request(number, started):
     assert trainer.ended("gone")  # it said bye, so that its lease is free at once
 
 
-def test_a_signal_ends_it_before_it_has_begun(started):
-    proposer = started(Proposer)
-    time.sleep(0.3)
-    proposer.process.send_signal(signal.SIGTERM)
-    assert proposer.ends() in (0, -signal.SIGTERM)  # the latter where Python itself was not ready yet
+def handles_signals(process):
+    """Whether a process has installed a handler for SIGTERM; before that, Python itself is still starting."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
+    return caught & (1 << (signal.SIGTERM - 1))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see when handlers are installed")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("model", ["embedded", "ollama:m", "openai:m"])
+def test_a_signal_while_it_starts_ends_it_quietly(number, model, started):
+    for delay in (0.0, 0.1, 0.3, 0.6, 1.0, 2.0):
+        proposer = started(Proposer, "--model", model, OPENAI_API_KEY=KEY)
+        until(lambda process=proposer.process: handles_signals(process))
+        time.sleep(delay)
+        proposer.process.send_signal(number)
+        assert proposer.ends() == 0, (delay, proposer.lines)
+        assert not [line for line in proposer.lines if "Traceback" in line or "Error" in line], delay
+
+
+def test_a_server_that_drips_holds_neither_lease_nor_slot(started):
+    pytest.importorskip("langchain_openai")
+    trainer, server = started(Trainer), started(LLMServer)
+    server.drip = 0.2  # a byte now and then, so that no single read takes long
+    arguments = ("--model", "openai:m", "--proposer.base_url", f"{server.url}/v1", "--bus.connect", trainer.endpoint)
+    proposer = started(Proposer, *arguments, "--proposer.timeout_seconds", "1")
+    for times in (1, 2):
+        trainer.lease()
+        assert trainer.ended("released", times)
+    until(lambda: proposer.says("no answer in time"))
+    server.drip = 0.0
+    trainer.lease()
+    assert trainer.answer().candidates == CANDIDATES
+
+
+def test_a_reply_that_was_cut_is_said(started):
+    trainer, server = started(Trainer), started(LLMServer)
+    server.is_cut, server.reply = True, "<think>1. not this"
+    port = free_port()
+    proposer = started(Proposer, *ollama(server, trainer), PORT=str(port))
+    trainer.lease()
+    assert trainer.answer().candidates == []
+    until(lambda: proposer.says("0 candidates") and proposer.says("cut at its maximum length"))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
+        assert 'tandem_proposer_llm_requests_total{outcome="cut"} 1.0' in reply.read().decode()
+
+
+def test_ollama_is_looked_at_before_the_first_lease(started):
+    trainer, server = started(Trainer), started(LLMServer)
+    server.models = []
+    proposer = started(Proposer, *ollama(server, trainer))
+    until(lambda: proposer.says("ollama pull m"))
+    trainer.lease()
+    assert trainer.answer().candidates == CANDIDATES  # it was pulled by hand meanwhile
+    down = started(LLMServer)
+    down.stop()
+    proposer = started(Proposer, *ollama(down, trainer))
+    until(lambda: proposer.says("start it with: ollama serve"))
+    assert proposer.process.poll() is None
+    down.start()
+
+
+def test_a_missing_model_is_pulled_once_ollama_is_there(started):
+    trainer, server = started(Trainer), started(LLMServer)
+    server.models = []
+    server.stop()
+    proposer = started(Proposer, *ollama(server, trainer), "--proposer.pull")
+    until(lambda: proposer.says("waiting for it"))
+    server.start()
+    trainer.lease()
+    assert trainer.answer().candidates == CANDIDATES
+    assert [path for path, _, _ in server.requests] == ["/api/pull", "/api/chat"]
+    assert proposer.says("pulling m: 50%")
+
+
+def test_at_its_limit_it_asks_no_more_also_after_a_restart(started, tmp_path):
+    trainer, server = started(Trainer), started(LLMServer)
+    port = free_port()
+    prices = {"TANDEM_PROPOSER__BUDGET__PRICE_IN": "1", "TANDEM_PROPOSER__BUDGET__PRICE_OUT": "2"}
+    arguments = (*ollama(server, trainer), "--proposer.budget.requests", "2", "--folder", str(tmp_path))
+    proposer = started(Proposer, *arguments, PORT=str(port), **prices)
+    for _ in range(2):
+        trainer.lease()
+        assert trainer.answer().candidates == CANDIDATES
+    until(lambda: proposer.says("budget reached: 2 of 2 requests for run r"))
+    until(lambda: trainer.poll() or not trainer.end.can_lease())  # it offers nothing any more
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
+        text = reply.read().decode()
+    assert "tandem_proposer_cost_total 0.00022" in text
+    assert 'tandem_proposer_tokens_total{direction="in"} 140.0' in text
+    proposer.process.kill()
+    proposer.process.wait()
+    again = started(Proposer, *arguments, **prices)
+    trainer.lease()  # it learns the run from its first lease
+    assert trainer.ended("released")
+    until(lambda: again.says("budget reached"))
+    other = DIGEST.model_copy(update={"run": "other"})
+    trainer.end.close()
+    second = started(Trainer, bind=trainer.endpoint)
+    until(lambda: [second.poll(), second.end.lease(other, time.monotonic())][1])
+    assert second.answer().candidates == CANDIDATES
+    assert len(server.requests) == 3
+    for process in (proposer, again):
+        assert sum("budget reached" in line for line in process.lines) == 1
+
+
+def test_a_damaged_budget_file_ends_it_with_one_line(started, tmp_path):
+    file = tmp_path / "counts.json"
+    file.write_text("{")
+    arguments = ("--model", "ollama:m", "--proposer.budget.requests", "2", "--proposer.budget.file", str(file))
+    proposer = started(Proposer, *arguments)
+    assert proposer.ends() == 2
+    (line,) = proposer.lines
+    assert "counts.json is damaged" in line
+    assert file.read_text() == "{"
 
 
 def test_an_llm_that_is_down_is_waited_for(started):
@@ -271,6 +381,8 @@ def test_two_trainers_share_one_slot(started):
         (["--proposer.max_concurrency", "0"], "proposer.max_concurrency"),
         (["--bus.connect", "tcp://nowhere"], "bus.connect"),
         (["--model", "embedded:/no/such.gguf"], "/no/such.gguf"),
+        (["--model", "ollama:m", "--proposer.base_url", "http://127.0.0.1:11434/v1"], "write http://127.0.0.1:11434,"),
+        (["--proposer.budget.cost", "1"], "price_in"),
     ],
 )
 def test_what_cannot_pass_ends_it_with_one_line(arguments, words, started):
@@ -278,6 +390,13 @@ def test_what_cannot_pass_ends_it_with_one_line(arguments, words, started):
     assert proposer.ends() == 2
     (line,) = proposer.lines
     assert words in line
+
+
+def test_a_proxy_that_cannot_be_used_is_one_line(started):
+    proposer = started(Proposer, "--model", "ollama:m", ALL_PROXY="socks5://127.0.0.1:1")
+    assert proposer.ends() == 2
+    (line,) = proposer.lines
+    assert "ALL_PROXY" in line
 
 
 def test_a_key_never_comes_out(started):

@@ -57,6 +57,13 @@ def test_instruct_tells_what_the_gradients_did():
     assert text.index("- a text about (loss 1.000") < text.index("- a report of (loss 0.600")
 
 
+def test_the_form_of_the_answer_follows_the_schema():
+    assert "numbered list" in write("instruct", EARLY, [])
+    text = write("instruct", EARLY, [], structured=True)
+    assert "as JSON with the one field `prompts`" in text
+    assert "numbered list" not in text
+
+
 def test_continue_ends_where_a_better_phrase_follows():
     text = write("continue", LATE, OUTCOMES)
     assert text.endswith(

@@ -10,13 +10,12 @@ from trainer.runs.signals import Stopped, StopSignals
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])
 def signals(request):
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     stop = StopSignals()
-    stop.install()
-    stop.send = lambda: os.kill(os.getpid(), request.param)
-    yield stop
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with stop.installed():
+        stop.send = lambda: os.kill(os.getpid(), request.param)
+        yield stop
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_a_signal_stops_at_once(signals):

@@ -391,7 +391,7 @@ BAD_RUNS = {
 @pytest.fixture
 def loaded(backbone, monkeypatch):
     """Programs take the model that is loaded already."""
-    monkeypatch.setattr("trainer.backbones.load_backbone", lambda *_: backbone)
+    monkeypatch.setattr("trainer.api.load_backbone", lambda *_: backbone)
 
 
 @pytest.mark.usefixtures("context")

@@ -12,12 +12,14 @@ import torch
 
 from bus.channel import Channel
 from shared import health
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 from shared.settings import Settings
 from trainer.backbones import load_backbone
 from trainer.backbones.backbone import Backbone
 from trainer.changes import accept_changes, refuse_differences
 from trainer.evaluator import Diverged
+from trainer.report.live import LivePage
+from trainer.report.page import write_report
 from trainer.result.finalize import export, finalize
 from trainer.result.run_result import RunResult
 from trainer.runs.directory import BASELINE, CONFIG, RECORD, SUMMARY, RunDirectory, find_run, read_settings
@@ -42,8 +44,8 @@ class Hooks:
 
     listeners: Iterable[Listener] = ()
     """Called with every event of the training, as `trainer.search.events` defines them."""
-    load: Callable[[Settings, Task], Backbone] = load_backbone
-    """Loads the frozen model; runs that share one need not load it twice."""
+    load: Callable[[Settings, Task], Backbone] | None = None
+    """Loads the frozen model, where it is not the one that the settings name, or is loaded already."""
     signals: StopSignals = field(default_factory=StopSignals)
 
 
@@ -124,7 +126,8 @@ def replay(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
 def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None, hooks: Hooks) -> RunResult:
     metrics = TrainerMetrics(recipe=settings.recipe, run=directory.name)
     life = health.Health(settings.metrics.stale_seconds)
-    server = health.start(settings.metrics, metrics.registry, life)
+    page = LivePage(directory.path, settings.metrics.host).respond if settings.metrics.page else None
+    server = health.start(settings.metrics, metrics.registry, life, page)
     hooks.signals.farewell = f"stopped; continue with: python -m trainer --resume {directory.path}"
     try:
         with hooks.signals.installed():
@@ -138,9 +141,20 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
         raise
     finally:
         life.ending = True
+        _report(directory)
         directory.close()
         if server:
             server.close()
+
+
+def _report(directory: RunDirectory) -> None:
+    """Write the run's report, which is optional: a fault is a warning."""
+    if not directory.path.is_dir():  # discarded
+        return
+    try:
+        write_report(directory.path)
+    except Exception as error:
+        log.warning("%s: the report cannot be written: %s", directory.path, first_line(error))
 
 
 def _tune_and_test(
@@ -160,7 +174,7 @@ def _tune_and_test(
     log.info(
         "run %s: recipe %s, seed %d, %d lane-steps", directory.path, settings.recipe, settings.seed, settings.steps
     )
-    context = TuningContext(task, hooks.load(settings, task), life.beat)
+    context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
     try:

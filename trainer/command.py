@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from shared import logs
 from shared.config import CommandLine, recipe_names, recipe_summary
 from shared.errors import UserError
+from shared.text import printable
 from trainer.runs.directory import CONFIG, find_run, read_json
 from trainer.runs.signals import Stopped, StopSignals
 from trainer.threads import wait_briefly
@@ -45,8 +46,9 @@ def main() -> int:
             result = _run(parser, options, signals)
     except Stopped:
         return 128 + signals.number
-    print(f"\n{result}\n\nresult: {result.directory}/best   history: {result.directory}/history.jsonl", end="   ")
-    print(f"summary: {result.directory}/summary.json")
+    path = result.directory
+    end = f"{result}\n\nresult: {path}/best   history: {path}/history.jsonl   summary: {path}/summary.json"
+    print("", *map(printable, end.splitlines()), sep="\n")
     return 0
 
 

@@ -41,11 +41,20 @@ class Evaluator:
             results = in_passes(self._state, lanes, lambda part: self._measure(stack_lanes(part)))
         return self._keep(lanes, results)
 
-    def score(self, prompts: list[torch.Tensor]) -> list[EvalResult]:
-        """Measure `prompts` [tokens, dim], each with the incumbent's head; the losses may be NaN or infinite."""
-        head = self._state.lanes[0].head
+    def score(self, prompts: list[torch.Tensor], with_incumbent: bool = False) -> list[EvalResult]:
+        """Measure `prompts` [tokens, dim], each with the incumbent's head; the losses may be NaN or infinite.
+
+        Where scores are compared with the incumbent, `with_incumbent` measures it too, in the same pass.
+        """
+        incumbent = self._state.lanes[0]
+        stacked = [*prompts, incumbent.prompt] if with_incumbent else prompts
         with self._signals.interruptible():
-            return in_passes(self._state, prompts, lambda part: self._measure(stack(part, [head] * len(part))))
+            results = in_passes(
+                self._state, stacked, lambda part: self._measure(stack(part, [incumbent.head] * len(part)))
+            )
+        if with_incumbent:
+            self._state.dev = results.pop()
+        return results
 
     @torch.no_grad()
     def _measure(self, prompts: Stack) -> list[EvalResult]:

@@ -11,14 +11,11 @@ from shared import logs
 from shared.errors import UserError, run_command
 from shared.text import escape_json, printable
 from shared.text_files import read_text, split_lines
+from trainer.threads import wait_briefly
 
 if TYPE_CHECKING:  # these load torch
     from trainer.result.classifier import Prediction
     from trainer.tasks.examples import Example
-
-
-ROWS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-"""Suffixes of files that hold rows; the lines of other files are texts."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,13 +47,15 @@ def main() -> int:
     logs.set_up(sys.stderr)  # standard output holds nothing but labels
     if options.items and options.file:
         raise UserError("give examples or --file, not both")
-    rows = options.file is not None and options.file.suffix.lower() in ROWS
-    items = None if rows else _lines(options.items, options.file)
+    lines = None if options.file else _lines(options.items, None)
+    wait_briefly()
     from trainer.result.classifier import Classifier  # here, so that wrong use answers at once and libraries stay quiet
-    from trainer.tasks.tables import read_table
+    from trainer.tasks.tables import READERS, read_table
 
+    if options.file and options.file.suffix.lower() not in READERS:
+        lines = _lines([], options.file)
     classifier = Classifier.load(options.run, options.device)
-    examples = classifier.read(read_table(options.file, classifier.wanted).rows if items is None else items)
+    examples = classifier.read(read_table(options.file, classifier.wanted).rows if lines is None else lines)
     for example, prediction in zip(examples, classifier.label(examples), strict=True):
         print(_line(_shown(example), prediction, options.json))
     return 0

@@ -148,7 +148,7 @@ class Proposals:
     def _score(self) -> None:
         """Measure the new candidates together and queue the good ones."""
         state, fresh, began = self.state, self.state.restarts.unscored, time.monotonic()
-        results = self.evaluator.score([self._start(candidate) for candidate in fresh])
+        results = self.evaluator.score([self._start(candidate) for candidate in fresh], self._is_greedy)
         out = state.restarts.scored([result.loss for result in results])
         for candidate, result in zip(fresh, results, strict=True):
             if candidate.score is not None:
@@ -197,6 +197,11 @@ class Proposals:
         if self._is_noise:
             return self.prompt_init.noise(self.settings.seed * 1_000_003 + candidate.number)
         return self.prompt_init.embed(candidate.words)
+
+    @property
+    def _is_greedy(self) -> bool:
+        """Whether scores are compared with the incumbent's, which then must be of the same moment."""
+        return self.settings.restarts.policy == "greedy"
 
     @property
     def _is_noise(self) -> bool:

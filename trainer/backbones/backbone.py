@@ -1,4 +1,4 @@
-"""What the training loop asks of a frozen model, whatever its family."""
+"""The interface of a frozen model to the training loop, the same for every family."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, Self, runtime_checkable
@@ -12,7 +12,7 @@ from trainer.tasks.examples import Example
 
 
 def frozen_dtype(device: torch.device) -> torch.dtype:
-    """What frozen weights are kept in: half the memory and twice the pace where the device is made for it."""
+    """What frozen weights are kept in: bfloat16 takes half the memory and time on CUDA."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
@@ -34,16 +34,16 @@ class Backbone(Protocol):
 
     @property
     def num_contexts(self) -> int:
-        """Prompts that stand side by side in one lane: 1, or the number of classes where each has its own."""
+        """Prompts in one lane: 1, or the number of classes where each has its own."""
 
     def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> Any:
-        """Encode examples once; `what` names them on the progress bar, `beat` is called as it goes on."""
+        """Encode examples once; `what` names them on the progress bar, `beat` is called after each chunk."""
 
     def lengths(self, rows: Any) -> Tensor | None:
         """Tokens of each example, [examples], where batches of similar length save work; else None."""
 
     def new_head(self, seed: int) -> dict[str, Tensor]:
-        """Fresh trainable parameters beside the prompt, by name, the same for the same seed; empty where none are."""
+        """Fresh trainable parameters other than the prompt, by name, fixed by the seed; empty where there are none."""
 
     def logits(self, stack: Stack, rows: Any, training: bool = False) -> Tensor:
         """Class scores [lanes, examples, classes], float32; `training` switches on dropout and augmentation.
@@ -54,7 +54,7 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class HasClassEmbeddings(Protocol):
-    """A backbone that compares examples with a vector for each class, which can be averaged and taken away."""
+    """A backbone that compares examples with a vector for each class, which can be averaged and exported."""
 
     def class_embeddings(self, stack: Stack) -> Tensor:
         """Unit vectors [lanes, classes, dim] of the classes."""

@@ -41,7 +41,7 @@ class ClipTowers:
         with refusing(settings, "is built unlike CLIP and SigLIP", "choose one of these"):
             self._lookup = model.text_model.get_input_embeddings()
             self._is_siglip = model.config.model_type.startswith("siglip")
-            self.vocabulary = Vocabulary(tokenizer, token_embeddings(model.text_model))
+            self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, model.text_model))
             self.max_length = int(self.config.max_position_embeddings)
             self.temperature = float(model.logit_scale.detach().float().exp().reciprocal())
             self.image_size = int(model.config.vision_config.image_size)

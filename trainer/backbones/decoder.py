@@ -1,8 +1,8 @@
 """Decoder: a causal language model reads prompt and text, and label words are its answer.
 
 A sequence is `[prompt] [template with the example's columns] [label words]`; the prompt stands before
-everything, also before the token that begins a text, as in PEFT. A class scores the log-probability of
-its label words.
+everything, also before the start token, as in PEFT. A class scores the log-probability that its label words are the
+answer.
 """
 
 import io
@@ -67,7 +67,7 @@ class Decoder:
         tokenizer, self._model = _load(settings, dtype)
         self._model.to(device).eval().requires_grad_(False)
         self._embed = self._model.get_input_embeddings()
-        self.vocabulary = Vocabulary(tokenizer, token_embeddings(self._model))
+        self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, self._model))
         check_tokenizer(settings, tokenizer, self.vocabulary, allow_special=True)
         self._template = Template(settings.template, tokenizer, len(self.vocabulary.embeddings))
         self._verbalizer = Verbalizer({label: self._template.continuation(label) for label in labels}, device)
@@ -111,7 +111,7 @@ class Decoder:
         probe(settings, self.vocabulary.embeddings[words], read, torch.stack(own), dtype)
 
     def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> TokenizedBatch:
-        """Fill and tokenise the template; `what` names the examples on the progress bar, `beat` is called often."""
+        """Fill and tokenise the template; `what` names the progress bar, `beat` is called after each chunk."""
         ids: list[list[int]] = []
         for start in track(range(0, len(examples), TEXTS), f"tokenising {what}"):
             ids += self._template.encode(examples[start : start + TEXTS], self._max_tokens)
@@ -123,7 +123,7 @@ class Decoder:
         return rows.lengths
 
     def new_head(self, seed: int) -> dict[str, Tensor]:  # noqa: ARG002
-        """Empty: nothing but the prompt is trained."""
+        """Empty: only the prompt is trained."""
         return {}
 
     def peft_base(self) -> PreTrainedModel:
@@ -133,8 +133,8 @@ class Decoder:
 
     def logits(self, stack: Stack, rows: TokenizedBatch, training: bool = False) -> Tensor:  # noqa: ARG002
         """Log-probabilities of the label words, [lanes, examples, classes], float32."""
-        lanes, around = len(stack.prompts), stack.prompts.shape[1] + self._verbalizer.nodes - 1
-        chunks = list(rows.chunks(min(POSITIONS, self._memory_positions) // lanes, around))
+        lanes, extra = len(stack.prompts), stack.prompts.shape[1] + self._verbalizer.nodes - 1
+        chunks = list(rows.chunks(min(POSITIONS, self._memory_positions) // lanes, extra))
         scores = run_chunks(lambda chunk: self._scores(stack, rows[chunk]), chunks)
         return torch.cat(scores, dim=1)[:, torch.cat(chunks).argsort()]
 

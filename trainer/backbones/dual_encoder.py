@@ -107,9 +107,9 @@ class DualEncoder:
 
     @torch.no_grad()
     def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> EmbeddedExamples:
-        """Encode examples; `what` names them on the progress bar, `beat` is called as it goes on.
+        """Encode examples; `what` names them on the progress bar, `beat` is called after each chunk.
 
-        Each is encoded once, whatever split or run it stands in.
+        An example that is in several splits or runs is encoded once.
         """
         missing = list({example.key: example for example in examples if example.key not in self._encoded}.values())
         missing.sort(key=_characters)  # texts of similar length need little padding
@@ -124,7 +124,7 @@ class DualEncoder:
         """None: every example is one vector."""
 
     def new_head(self, seed: int) -> dict[str, Tensor]:  # noqa: ARG002 - every family has the same methods
-        """Empty: nothing is trained but the prompt."""
+        """Empty: only the prompt is trained."""
         return {}
 
     def logits(self, stack: Stack, rows: EmbeddedExamples, training: bool = False) -> Tensor:
@@ -144,8 +144,8 @@ class DualEncoder:
     def class_embeddings(self, stack: Stack) -> Tensor:
         """Unit vectors [lanes, classes, dim] of the class texts.
 
-        Unused positions are masked and moved to the end, as a tokenizer pads, so a prompt that is
-        words gives what the tokenizer and the encoder give for the same text.
+        Unused positions are masked and moved to the end, as a tokenizer pads, so a prompt of
+        words gives the vector that tokenizer and encoder give for the same text.
         """
         lanes, classes = len(stack.prompts), len(self._labels)
         pieces = [(part.flatten(0, 1), mask.flatten(0, 1)) for part, mask in self._pieces(stack)]
@@ -154,8 +154,9 @@ class DualEncoder:
         order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
         embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
         mask = mask.gather(1, order)
-        chunks = torch.split(torch.arange(len(mask)), max(1, self._positions // mask.shape[1]))
-        vectors = run_chunks(lambda rows: self._towers.encode_embeds(embeds[rows], mask[rows]), chunks)
+        size = max(1, self._positions // mask.shape[1])
+        chunks = list(zip(torch.split(embeds, size), torch.split(mask, size), strict=True))
+        vectors = run_chunks(lambda chunk: self._towers.encode_embeds(*chunk), chunks)
         return torch.cat(vectors).view(lanes, classes, -1)
 
     def _pieces(self, stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
@@ -163,7 +164,7 @@ class DualEncoder:
         lanes, classes = len(stack.prompts), len(self._labels)
         prompts, mask = (part.expand(lanes, classes, *part.shape[2:]) for part in self._by_context(stack))
         label = self._labels.expand(lanes, -1, -1, -1), self._label_mask.expand(lanes, -1, -1)
-        yield self._always(self._towers.prefix_ids, lanes)
+        yield self._constant(self._towers.prefix_ids, lanes)
         match self.settings.label_position:
             case "end":
                 yield from ((prompts, mask), label)
@@ -172,10 +173,10 @@ class DualEncoder:
             case "middle":
                 front = mask & (mask.cumsum(-1) <= mask.sum(-1, keepdim=True) // 2)  # each lane's own half
                 yield from ((prompts, front), label, (prompts, mask & ~front))
-        yield self._always(self._towers.suffix_ids, lanes)
+        yield self._constant(self._towers.suffix_ids, lanes)
 
     def _by_context(self, stack: Stack) -> tuple[Tensor, Tensor]:
-        """Prompts [lanes, contexts, longest, dim] and their mask; a lane holds those of its contexts one by one."""
+        """Prompts [lanes, contexts, longest, dim] and their mask; a lane is its contexts joined."""
         tokens = stack.mask.sum(1) // self.num_contexts
         place = torch.arange(int(tokens.max()), device=self.device)
         mask = (place < tokens[:, None])[:, None].expand(-1, self.num_contexts, -1)
@@ -184,8 +185,8 @@ class DualEncoder:
         lane = torch.arange(len(rows), device=self.device)[:, None, None]
         return stack.prompts[lane, rows], mask
 
-    def _always(self, ids: list[int], lanes: int) -> tuple[Tensor, Tensor]:
-        """Tokens that stand in every class text."""
+    def _constant(self, ids: list[int], lanes: int) -> tuple[Tensor, Tensor]:
+        """Tokens that are the same in every class text."""
         vectors = self.vocabulary.embeddings[ids].expand(lanes, len(self._labels), -1, -1)
         return vectors, torch.ones(vectors.shape[:-1], dtype=torch.bool, device=self.device)
 

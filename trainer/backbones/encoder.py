@@ -37,11 +37,11 @@ TOKENISED = 256
 
 @dataclass(frozen=True)
 class TokenizedPairs:
-    """Examples as token ids; the choices of an example follow each other as texts of their own."""
+    """Examples as token ids; each choice of an example is a text; those of one example are adjacent."""
 
     texts: TokenizedBatch
     first: Tensor
-    """[texts], tokens of a text before the second of a pair begins."""
+    """[texts], tokens of a text before the second text of a pair."""
     choices: int
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class Encoder:
         self._tokenizer.pad_token = padding_token(self._tokenizer)
         model: Any = self.peft_base()
         self._max_tokens = max_text_tokens(model, self._tokenizer, settings, prompt)
-        self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(model).to(device))
+        self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(settings, model).to(device))
         check_tokenizer(settings, self._tokenizer, self.vocabulary)
         _check_labels(labels, self._tokenizer)
         dtype = frozen_dtype(device)
@@ -151,7 +151,7 @@ class Encoder:
         """Class scores [lanes, examples, classes], float32; `training` switches dropout on."""
         self._train(training and self.settings.dropout > 0)
         lanes, longest, _ = stack.prompts.shape
-        chunks = list(rows.texts.chunks(self._memory_positions // lanes, around=longest))
+        chunks = list(rows.texts.chunks(self._memory_positions // lanes, extra=longest))
         scores = run_chunks(lambda chunk: self._chunk_scores(stack, rows.texts[chunk], rows.first[chunk]), chunks)
         return torch.cat(scores, dim=1)[:, torch.cat(chunks).argsort()].view(lanes, len(rows), -1)
 
@@ -164,7 +164,7 @@ class Encoder:
     def _chunk_scores(self, stack: Stack, texts: TokenizedBatch, first: Tensor) -> Tensor:
         """Head outputs [lanes, texts, outputs] of texts that fit into memory."""
         lanes, longest, _ = stack.prompts.shape
-        chunks = list(texts.chunks(self._cache_positions // lanes, around=longest))
+        chunks = list(texts.chunks(self._cache_positions // lanes, extra=longest))
         scores = torch.cat([self._scores(stack, texts[chunk], first[chunk]) for chunk in chunks], dim=1)
         return scores[:, torch.cat(chunks).argsort()]
 
@@ -199,7 +199,7 @@ class Encoder:
     def _lay_out(self, stack: Stack, starts: list[int], texts: TokenizedBatch) -> tuple[Tensor, Tensor]:
         """Input embeddings [lanes * texts, positions, dim] and their mask [lanes * texts, positions].
 
-        A text follows its lane's prompt without a gap, so that positions run on; what is unused is at the end.
+        A text follows its lane's prompt without a gap, so that positions run on; padding is at the end.
         """
         ids, mask = (tensor.to(self.device) for tensor in texts.pad(self._tokenizer.pad_token_id))
         words = self._embeddings(ids)

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
-class _Given(nn.Module):
-    """Stands in for the frozen model inside its classification model, which leaves the head.
+class _Passthrough(nn.Module):
+    """Takes the place of the frozen model inside its classification model, of which the head remains.
 
     It passes on hidden states, and what the frozen model's own pooler makes of them.
     """
@@ -18,10 +18,10 @@ class _Given(nn.Module):
     def __init__(self, base: Any) -> None:
         super().__init__()
         pooler = getattr(base, "pooler", None)
-        if isinstance(pooler, nn.Linear):  # of ALBERT and BigBird; the activation stands beside it
+        if isinstance(pooler, nn.Linear):  # of ALBERT and BigBird; the activation is another attribute
             linear, activation = pooler, getattr(base, "pooler_activation", None) or base.activation
             pooler = lambda hidden: activation(linear(hidden[:, 0]))  # noqa: E731
-        self._pool = (pooler,)  # in a tuple, because it is frozen and no part of the head
+        self._pool = (pooler,)  # in a tuple, because it is frozen and not a part of the head
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
         (pool,) = self._pool
@@ -31,7 +31,7 @@ class _Given(nn.Module):
 
 def cut_head(model: PreTrainedModel) -> Any:
     """The classification model without its frozen part."""
-    setattr(model, model.base_model_prefix, _Given(model.base_model))
+    setattr(model, model.base_model_prefix, _Passthrough(model.base_model))
     return model
 
 

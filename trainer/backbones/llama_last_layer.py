@@ -35,7 +35,7 @@ def _twin(module: nn.Module) -> Any:
 class LastLayer(nn.Module):
     """A Llama-like layer that computes queries, output and feed-forward for the last `positions` alone.
 
-    To the layer this is a step of generation: what came before is keys and values.
+    The layer runs as in a step of generation: earlier positions are keys and values in its cache.
     """
 
     def __init__(self, layer: Any, positions: int) -> None:
@@ -58,7 +58,7 @@ class LastLayer(nn.Module):
         return states
 
     def _past(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> DynamicCache:
-        """Keys and values of the positions that nobody reads."""
+        """Keys and values of the positions whose outputs are not read."""
         attention = self.layer.self_attn
         states = self.layer.input_layernorm(hidden)
         heads = (*states.shape[:-1], -1, attention.head_dim)

@@ -27,6 +27,9 @@ JSON = (
 )
 """Files of a model that must be JSON."""
 
+NO_DRIVE = "cannot be driven by input embeddings, as a soft prompt does"
+HINT = "choose another model"
+
 SAFE = {"trust_remote_code": False}
 """For every `from_pretrained`: code that comes with a model is not run, and nobody is asked whether it may."""
 

@@ -8,17 +8,22 @@ from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings
-from trainer.backbones.model_files import setting_of
+from trainer.backbones.model_files import HINT, NO_DRIVE, refusing, setting_of
 from trainer.backbones.vocabulary import Vocabulary
 
 
-def token_embeddings(model: Any) -> Tensor:
-    """The input embedding of every token, [vocabulary, dim], float32; some models scale those in their table."""
-    embed = model.get_input_embeddings()
-    if type(embed) is nn.Embedding:
-        return embed.weight.detach().float()
-    vectors: Tensor = embed(torch.arange(embed.num_embeddings, device=embed.weight.device))
-    return vectors.detach().float()
+def token_embeddings(settings: BackboneSettings, model: Any) -> Tensor:
+    """The input embedding of every token, [vocabulary, dim], float32; some models scale those in their table.
+
+    Raises:
+        UserError: the model has no table of embeddings.
+    """
+    with refusing(settings, NO_DRIVE, HINT):
+        embed = model.get_input_embeddings()
+        if type(embed) is nn.Embedding:
+            return embed.weight.detach().float()
+        vectors: Tensor = embed(torch.arange(embed.num_embeddings, device=embed.weight.device))
+        return vectors.detach().float()
 
 
 def max_positions(model: Any) -> int:

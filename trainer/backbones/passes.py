@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CPU_BYTES = 2**31
+CPU_BYTES = 2**32
 """Activations that one pass may keep for its backward pass on a processor."""
 
 DEVICE_SHARE = 3

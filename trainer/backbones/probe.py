@@ -8,10 +8,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings
-from trainer.backbones.model_files import refusing, setting_of
-
-NO_DRIVE = "cannot be driven by input embeddings, as a soft prompt does"
-HINT = "choose another model"
+from trainer.backbones.model_files import HINT, NO_DRIVE, refusing, setting_of
 
 TOLERANCE = {torch.float32: (1e-3, 1e-5), torch.bfloat16: (0.2, 2e-2)}
 """How far outputs may lie apart: the share of their spread and the share of their size, by the model's type."""
@@ -44,12 +41,14 @@ def probe(
         UserError: a pass failed, the outputs differ, or the embeddings have no gradient.
     """
     with refusing(settings, NO_DRIVE, HINT):
-        prompt = words.detach().clone().requires_grad_()
-        outputs = read(prompt).float()
+        with torch.no_grad():
+            outputs = read(words).float()
+        prompt = (1.01 * words.detach()).requires_grad_()  # near words: some models look up which words they were given
+        moved = read(prompt).float()
         # Different weights, because the plain sum of normalised outputs is the same for every prompt.
-        directions = torch.linspace(-1, 1, outputs.numel(), device=outputs.device).view_as(outputs)
-        torch.autograd.backward((outputs * directions).sum())
-    if not outputs.isfinite().all():
+        directions = torch.linspace(-1, 1, moved.numel(), device=moved.device).view_as(moved)
+        torch.autograd.backward((moved * directions).sum())
+    if not (outputs.isfinite().all() and moved.isfinite().all()):
         raise _refuse(settings, "its outputs for a few words are not finite")
     if prompt.grad is None or not prompt.grad.isfinite().all() or not prompt.grad.any():
         raise _refuse(settings, "its outputs have no gradient with respect to them")

@@ -7,11 +7,11 @@ from torch import Tensor, einsum, nn
 from torch.nn.functional import dropout
 
 ALIKE = {"bert", "camembert", "electra", "roberta", "xlm-roberta"}
-"""Model types whose layers are BERT's: absolute positions, the norm after the residual, nothing else in attention."""
+"""Model types whose layers are BERT's: absolute positions, the norm after the residual, plain attention."""
 
 
 class ReadLayer(nn.Module):
-    """The layer at one position: nearly all its work, a share of 1/layers of the whole, falls away."""
+    """The layer at one position: this saves nearly all of its work, which is 1/layers of the whole."""
 
     def __init__(self, layer: Any) -> None:
         """Take a BertLayer or its like."""
@@ -20,7 +20,7 @@ class ReadLayer(nn.Module):
 
     @classmethod
     def cut_from(cls, body: Any) -> Self | None:
-        """Take the last layer out of a model, or leave the model whole where it is built in another way."""
+        """Take the last layer out of a model; None, and the model unchanged, where its layers are not BERT's."""
         if body.config.model_type not in ALIKE:
             return None
         *rest, last = body.encoder.layer
@@ -35,13 +35,13 @@ class ReadLayer(nn.Module):
         """
         attention = self._layer.attention.self
         heads = attention.num_attention_heads
-        own = hidden[torch.arange(len(hidden), device=hidden.device), at]
-        query = attention.query(own).unflatten(-1, (heads, -1)) * attention.scaling
+        query_states = hidden[torch.arange(len(hidden), device=hidden.device), at]
+        query = attention.query(query_states).unflatten(-1, (heads, -1)) * attention.scaling
         scores = einsum("nhd,hde->nhe", query, attention.key.weight.unflatten(0, (heads, -1))) @ hidden.mT
         weights = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1, dtype=torch.float32).to(hidden.dtype)
         weights = dropout(weights, attention.dropout.p, self.training)
         context = einsum("nhe,hde->nhd", weights @ hidden, attention.value.weight.unflatten(0, (heads, -1)))
         context = context + weights.sum(-1, keepdim=True) * attention.value.bias.unflatten(0, (heads, -1))
-        attended = self._layer.attention.output(context.flatten(1)[:, None], own[:, None])
+        attended = self._layer.attention.output(context.flatten(1)[:, None], query_states[:, None])
         output: Tensor = self._layer.feed_forward_chunk(attended)
         return output

@@ -32,7 +32,11 @@ class SentenceTowers:
         Raises:
             UserError: sentence-transformers cannot load it, or it does not begin with a Transformer module.
         """
+        from sentence_transformers.sentence_transformer.modules import Normalize  # see _load
+
         self._model = _load(name, settings, device)
+        # A second normalisation would change the last bits.
+        self._normalizes = isinstance(self._model[-1], Normalize) and self._model.truncate_dim is None
         self.config = self._model[0].auto_model.config
         self.dtype = torch.float32
         self._tokenizer = self._model.tokenizer
@@ -40,7 +44,7 @@ class SentenceTowers:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = padding_token(self._tokenizer)
             setup.append(f"model.tokenizer.pad_token = {self._tokenizer.pad_token!r}")
-        self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(self._model[0].auto_model))
+        self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(settings, self._model[0].auto_model))
         check_tokenizer(settings, self._tokenizer, self.vocabulary)
         self._prompt: str | None = self._model.prompts.get(self._model.default_prompt_name or "")
         self.prefix_ids, self.suffix_ids, self._features = self._frame(settings)
@@ -49,8 +53,8 @@ class SentenceTowers:
         added = len(self.prefix_ids) + len(self.suffix_ids)
         if self._model.max_seq_length <= added:
             raise UserError(
-                f"backbone.max_tokens = {settings.max_tokens}: it reads {self._model.max_seq_length} tokens of a "
-                f"text, of which {added} are its own, which leaves no room for words; raise it"
+                f"backbone.max_tokens = {settings.max_tokens} leaves no room for words: the model reads "
+                f"{self._model.max_seq_length} tokens, of which {added} are its own; raise it or choose another model"
             )
         self.setup_lines = "\n".join([*setup, f"model.max_seq_length = {self._model.max_seq_length}"])
 
@@ -78,18 +82,18 @@ class SentenceTowers:
         """Unit vectors [texts, dim] of what the modules read."""
         device = self._model.device
         features = {name: part.to(device) if isinstance(part, Tensor) else part for name, part in features.items()}
-        vectors: Tensor = self._model(features)["sentence_embedding"]
-        return normalize(vectors[:, : self._model.truncate_dim].float(), dim=-1)
+        vectors: Tensor = self._model(features)["sentence_embedding"][:, : self._model.truncate_dim].float()
+        return vectors if self._normalizes else normalize(vectors, dim=-1)
 
     def _frame(self, settings: BackboneSettings) -> tuple[list[int], list[int], dict[str, Any]]:
         """The tokens before and after every text, and the features that are the same for all."""
         word = next(iter(self.vocabulary.words.values()))
-        own = self.vocabulary.encode(word, 2).tolist()
+        word_ids = self.vocabulary.encode(word, 2).tolist()
         for text in (word, f" {word}"):  # some tokenizers have a token of its own for a word that begins a text
             features = self._model.preprocess([text], prompt=self._prompt)
             ids: list[int] = features["input_ids"][0].tolist()
-            if len(own) == 1 and own[0] in ids:
-                at = len(ids) - 1 - ids[::-1].index(own[0])
+            if len(word_ids) == 1 and word_ids[0] in ids:
+                at = len(ids) - 1 - ids[::-1].index(word_ids[0])
                 same = {name: part for name, part in features.items() if not isinstance(part, Tensor)}
                 return ids[:at], ids[at + 1 :], same
         raise UserError(

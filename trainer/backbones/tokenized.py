@@ -1,4 +1,4 @@
-"""Tokenised examples: ragged rows of ids, padded only to the longest that shares a pass with them."""
+"""Tokenised examples: token ids of any length, padded only to the longest example of a pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,20 +29,19 @@ class TokenizedBatch:
         """Tokens of each example, [examples]."""
         return torch.tensor([len(ids) for ids in self.ids])
 
-    def pad(self, fill: int, side: Literal["left", "right"] = "right") -> tuple[Tensor, Tensor]:
-        """Ids [examples, longest], `fill` where an example has none, and the mask of what is an example's own."""
-        ids = pad_sequence(self.ids, batch_first=True, padding_value=fill, padding_side=side)
-        mask = pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in self.ids], True, False, side)
+    def pad(self, fill: int, padding_side: Literal["left", "right"] = "right") -> tuple[Tensor, Tensor]:
+        """Ids [examples, longest], padded with `fill`, and the mask [examples, longest], false at padding."""
+        ids = pad_sequence(self.ids, batch_first=True, padding_value=fill, padding_side=padding_side)
+        mask = pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in self.ids], True, False, padding_side)
         return ids, mask
 
-    def chunks(self, budget: int, around: int = 0) -> Iterator[Tensor]:
-        """All rows in chunks of similar length, the longest first.
+    def chunks(self, budget: int, extra: int = 0) -> Iterator[Tensor]:
+        """Indices [n] of all examples in chunks of similar length, the longest first.
 
-        A chunk holds at most `budget` positions once padded, and at least one row; `around` is what a row takes
-        beside its own tokens.
+        A padded chunk has at most `budget` positions, `extra` for each example included, and at least one example.
         """
         order = self.lengths.argsort(descending=True, stable=True)
         while len(order):
-            most = max(1, budget // (int(self.lengths[order[0]]) + around))
-            yield order[:most]
-            order = order[most:]
+            size = max(1, budget // (int(self.lengths[order[0]]) + extra))
+            yield order[:size]
+            order = order[size:]

@@ -1,4 +1,4 @@
-"""Between vectors and words: what a soft prompt says, and where its gradient points."""
+"""Vectors to words and back: the words nearest to a soft prompt, and those that its gradient points to."""
 
 from functools import cached_property
 from typing import Any, Literal
@@ -20,14 +20,14 @@ BYTES = ByteLevel()
 class Vocabulary:
     """The tokens of a frozen model that are whole words.
 
-    Special, unused and sub-word tokens, digits and punctuation are no words: with them among the
+    Special, unused and sub-word tokens, digits and punctuation do not count as words: with them among the
     candidates, the nearest "word" of a MiniLM prompt is [MASK] whatever the prompt.
     """
 
     def __init__(self, tokenizer: Any, embeddings: Tensor) -> None:
-        """Take a transformers tokenizer and the model's input embeddings [vocabulary, dim]."""
+        """Take a transformers tokenizer and the model's input embeddings [vocabulary, dim], kept in float32."""
         self._tokenizer = tokenizer
-        self.embeddings = embeddings
+        self.embeddings = embeddings.detach().float()
 
     @cached_property
     def words(self) -> dict[int, str]:
@@ -36,7 +36,7 @@ class Vocabulary:
         return {index: word for index, word in words.items() if word.isalpha()}
 
     def _word(self, token: str) -> str:
-        """The word a token stands for; what is no word has other signs than letters, or is empty."""
+        """The word a token stands for; empty, or with other signs than letters, where that is not a word."""
         match self._mark:
             case "Ġ":
                 return BYTES.decode([token[1:]]) if token.startswith("Ġ") else ""
@@ -49,7 +49,7 @@ class Vocabulary:
 
     @cached_property
     def _tokens(self) -> list[str]:
-        """All tokens; empty for rows of the embeddings that have none, as models pad their tables."""
+        """The token of each row of the embeddings; empty for the rows with which models pad their tables."""
         return [token or "" for token in self._tokenizer.convert_ids_to_tokens(range(len(self.embeddings)))]
 
     @cached_property
@@ -62,7 +62,7 @@ class Vocabulary:
 
     @cached_property
     def special_ids(self) -> set[int]:
-        """Ids of the tokens that no text may hold."""
+        """Ids of the special tokens, which `encode` drops."""
         added = self._tokenizer.added_tokens_decoder
         return {*self._tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
 
@@ -81,22 +81,22 @@ class Vocabulary:
     def _vectors(self) -> Tensor:
         return self.embeddings[self._ids]
 
-    def encode(self, text: str, most: int) -> Tensor:
-        """Token ids [at most `most`] of untrusted text; what looks like a special token is plain text or dropped.
+    def encode(self, text: str, max_tokens: int) -> Tensor:
+        """Token ids [at most `max_tokens`] of untrusted text; special tokens in it become plain text or are dropped.
 
         Words get the tokens that they have inside a sentence, the first one too.
         """
         text = self._lead + text.lstrip() if self._lead else text
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
-        return torch.tensor([index for index in ids if index not in self.special_ids][:most], dtype=torch.long)
+        return torch.tensor([index for index in ids if index not in self.special_ids][:max_tokens], dtype=torch.long)
 
     def decode(self, ids: Tensor) -> str:
         """The text of token ids."""
         return str(self._tokenizer.decode(ids.tolist())).strip()
 
-    def embed(self, text: str, most: int) -> Tensor:
-        """Input embeddings [tokens, dim] of a text's first `most` tokens."""
-        return self.embeddings[self.encode(text, most).to(self.embeddings.device)].clone()
+    def embed(self, text: str, max_tokens: int) -> Tensor:
+        """Input embeddings [tokens, dim] of a text's first `max_tokens` tokens."""
+        return self.embeddings[self.encode(text, max_tokens).to(self.embeddings.device)].clone()
 
     def sample(self, count: int, generator: torch.Generator) -> str:
         """`count` words drawn uniformly."""
@@ -115,11 +115,11 @@ class Vocabulary:
         return normalize(self._vectors, dim=-1)
 
     def hotflip_candidates(self, gradient: Tensor, count: int) -> list[list[str]]:
-        """Where descent along `gradient` [n, dim] leads each position.
+        """The words that descent along `gradient` [n, dim] moves each position to.
 
         These are the `count` words w with the most negative inner product of the gradient and e(w):
         the first-order change of the loss when the position is replaced by w (HotFlip, Ebrahimi et
         al. 2018) differs from it only by a constant.
         """
-        order = (gradient @ self._vectors.T).topk(count, dim=-1, largest=False).indices
+        order = (gradient @ self._vectors.T).topk(min(count, len(self.words)), dim=-1, largest=False).indices
         return [[self.words[int(self._ids[index])] for index in row] for row in order]

@@ -204,7 +204,7 @@ def _claim(root: Path, settings: Settings) -> Path:
                 "or continue it with --if-exists resume"
             ) from None
         return root / settings.name
-    stem = f"{re.sub(r'[^A-Za-z0-9._-]', '-', settings.recipe)}-s{settings.seed}"
+    stem = f"{re.sub(r'[^A-Za-z0-9._-]', '-', settings.recipe)[:100]}-s{settings.seed}"
     number = 1
     while True:
         path = root / (stem if number == 1 else f"{stem}-{number}")

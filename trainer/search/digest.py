@@ -9,6 +9,7 @@ from shared.settings import PromptSettings, RestartSettings
 from shared.subsampling import subsample
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.search.trajectory import Trajectory
+from trainer.tasks.labels import digest_labels
 
 POINTS = 10
 """Points of the trajectory in a digest."""
@@ -20,9 +21,8 @@ MAX_POSITIONS = 256
 """Positions whose gradient a digest tells; prompts of one class each have more than a message takes."""
 SUBSTITUTIONS = 12
 """Words for each position."""
-MAX_LABELS = 1_000
-MAX_LABEL = 200
-"""Characters of a label."""
+MAX_WORD = 200
+"""Characters of a word."""
 MAX_TASK = 2_000
 """Characters of the task's description."""
 
@@ -51,7 +51,7 @@ class DigestWriter:
             step=lane_steps,
             budget=self.budget,
             task=self.task[:MAX_TASK],
-            labels=[label[:MAX_LABEL] for label in self.labels[:MAX_LABELS]],
+            labels=digest_labels(self.labels),
             num_tokens=self.prompt.num_tokens,
             num_candidates=self.restarts.candidates,
             trajectory=subsample(trajectory.points, POINTS),
@@ -69,6 +69,6 @@ class DigestWriter:
         now, _ = self.vocabulary.nearest(prompt.detach()[:MAX_POSITIONS], self.prompt.projection)
         replacements = self.vocabulary.hotflip_candidates(gradient[:MAX_POSITIONS], SUBSTITUTIONS)
         return [
-            Substitution(position=position, word=word[:MAX_LABEL], replacements=[one[:MAX_LABEL] for one in words])
+            Substitution(position=position, word=word[:MAX_WORD], replacements=[one[:MAX_WORD] for one in words])
             for position, (word, words) in enumerate(zip(now, replacements, strict=True))
         ]

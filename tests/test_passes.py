@@ -1,0 +1,80 @@
+"""Passes in chunks: the same outputs and gradients as one pass, in the memory of a chunk."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from test_decoder import TEXTS, decoder, folder, prepare, prompts  # noqa: F401 - folder is a fixture
+from torch import nn
+
+from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.stack import stack
+
+
+@contextmanager
+def kept_bytes():
+    """Counts what autograd keeps for the backward pass."""
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield sizes
+
+
+def test_chunks_keep_no_activations_and_give_the_gradient_of_one_pass():
+    torch.manual_seed(0)
+    layers = nn.Sequential(*(module for _ in range(4) for module in (nn.Linear(32, 32), nn.GELU()))).requires_grad_(
+        False
+    )
+    rows = torch.randn(64, 32)
+    kept, gradients = [], []
+    for count in (1, 2, 8):
+        prompt = torch.ones(32, requires_grad=True)
+        chunks = [part + prompt for part in rows.chunk(count)]
+        with kept_bytes() as sizes:
+            outputs = torch.cat(run_chunks(layers, chunks))
+        kept.append(sum(sizes))
+        outputs.square().sum().backward()
+        gradients.append(prompt.grad)
+    assert max(kept[1:]) * 4 < kept[0]
+    torch.testing.assert_close(gradients[1:], gradients[:1] * 2)
+
+
+def test_without_gradients_nothing_is_computed_twice():
+    calls = []
+
+    def run(chunk):
+        calls.append(chunk)
+        return torch.zeros(1)
+
+    with torch.no_grad():
+        run_chunks(run, [1, 2, 3])
+    assert calls == [1, 2, 3]
+
+
+@pytest.mark.parametrize("positions", [1, 60])
+def test_a_decoder_in_little_memory_gives_the_same(folder, positions):  # noqa: F811
+    model = decoder(folder("llama"))
+    lanes, rows = prompts(model, 3, 5), prepare(model, *TEXTS)
+    found = []
+    for limit in (model._memory_positions, positions):
+        model._memory_positions = limit
+        with kept_bytes() as sizes:
+            scores = model.logits(stack(lanes), rows)
+        found.append((scores, *torch.autograd.grad(scores[..., 0].sum(), lanes), sum(sizes)))
+    (*whole, all_kept), (*parts, few_kept) = found
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
+    assert few_kept * 4 < all_kept
+
+
+def test_a_wider_or_deeper_model_gets_fewer_positions():
+    from transformers import BertConfig
+
+    small, deep, wide = (
+        max_pass_positions(BertConfig(**sizes), torch.device("cpu"), torch.float32)
+        for sizes in ({}, {"num_hidden_layers": 24}, {"hidden_size": 1536})
+    )
+    assert small == pytest.approx(2 * deep, rel=0.01) == pytest.approx(2 * wide, rel=0.01)
