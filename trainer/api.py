@@ -84,7 +84,7 @@ def resume(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
         hooks: listeners and the like.
 
     Raises:
-        UserError: there is no such run, it is finished, another process uses it, or `settings` or the data differ
+        UserError: no such run, it is finished, another process uses it, or `settings` or the data differ
             from its own.
         Stopped: SIGTERM or Ctrl-C.
     """
@@ -111,7 +111,7 @@ def replay(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
         hooks: listeners and the like.
 
     Raises:
-        UserError: there is no such run, its record is damaged, or `settings` differ from its own.
+        UserError: no such run, its record is damaged, or `settings` differ from its own.
         Stopped: SIGTERM or Ctrl-C.
     """
     recorded = find_run(name, settings.folder if settings else "runs")
