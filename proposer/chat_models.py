@@ -85,7 +85,7 @@ def _embedded(settings: ProposerSettings, name: str) -> BaseLanguageModel[Any]:
         raise _missing(error, "xllamacpp", "embedded") from None
     path = packaged_model() if settings.model == "embedded" else Path(name).expanduser()
     if not path.is_file():
-        raise UserError(f"proposer.model {settings.model!r}: there is no file {path}")
+        raise UserError(f"proposer.model {settings.model!r}: no such file: {path}")
     return Embedded(
         path,
         temperature=settings.temperature,

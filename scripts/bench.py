@@ -2,7 +2,7 @@
 
 scripts/bench overlap       does a slow LLM slow the training down?
 scripts/bench busy          how fast is a run while other processes keep cores busy?
-scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
+scripts/bench step          how fast is a gradient step, compared with PEFT under transformers' Trainer?
 """
 
 import argparse
@@ -146,7 +146,7 @@ def step(options: argparse.Namespace) -> None:
     from shared.logs import set_up
 
     if not options.data.is_file():
-        raise UserError(f"--data {options.data}: there is no such file; name RTE's train.jsonl of SuperGLUE")
+        raise UserError(f"--data {options.data}: no such file; name RTE's train.jsonl of SuperGLUE")
     set_up()  # before anything imports transformers
     import gradient_step
 
@@ -169,23 +169,25 @@ def main() -> int:
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    told = commands.add_parser("overlap", help="does a slow LLM slow the training down?")
-    told.add_argument("--sleep", type=float, default=20.0, help="seconds that the LLM sleeps before each answer")
-    told.add_argument("--seconds", type=float, default=14.0, help="length of a window without a proposer")
-    told.add_argument("--pairs", type=int, default=3, help="windows with a proposer")
-    told.add_argument("--settle", type=float, default=1.5, help="seconds left out after each change")
+    command = commands.add_parser("overlap", help="does a slow LLM slow the training down?")
+    command.add_argument("--sleep", type=float, default=20.0, help="seconds that the LLM sleeps before each answer")
+    command.add_argument("--seconds", type=float, default=14.0, help="length of a window without a proposer")
+    command.add_argument("--pairs", type=int, default=3, help="windows with a proposer")
+    command.add_argument("--settle", type=float, default=1.5, help="seconds left out after each change")
     given = commands.add_parser("busy", help="how fast is a run while other processes keep cores busy?")
     given.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
     given.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
     given.add_argument("--rounds", type=int, default=3, help="windows with each number")
     given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
-    told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
-    told.add_argument(
+    command = commands.add_parser(
+        "step", help="how fast is a gradient step, compared with PEFT under transformers' Trainer?"
+    )
+    command.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
-    told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
-    told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-    told.add_argument("--rounds", type=int, default=4, help="how often each way has its turn")
+    command.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    command.add_argument("--rounds", type=int, default=4, help="how often each way has its turn")
     options = parser.parse_args()
     try:
         COMMANDS[options.command](options)

@@ -69,7 +69,7 @@ def _serve(number: int, step: float, seconds: float) -> tuple[float, int, int]:
                 free = server.can_lease()
                 costs.append(time.perf_counter() - began)
                 settled += sum(isinstance(event, Answer) for event in events)
-                del events  # here, as to free them is no part of the look
+                del events  # here, because freeing them is not part of the look
                 if free:
                     leased += len(server.lease(DIGEST, number))
             _until(lambda: not server.counts().live, "every lease ends")

@@ -15,7 +15,7 @@ from trainer.progress import track
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LONGEST = 40
-"""Most tokens of a text: room for a prompt of 16 beside a caption."""
+"""Most tokens of a text: room for a prompt of 16 and a caption."""
 BATCH = 64
 RATE = 2e-3
 """AdamW's highest learning rate."""

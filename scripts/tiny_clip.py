@@ -4,7 +4,7 @@
 
 Renders coloured shapes with captions and trains a CLIPModel on them from nothing. FOLDER/model is
 then what a hub folder is. FOLDER/{colours,shapes,warmth,outline}/{train,test}/CLASS/*.png are
-pictures it has not seen, sorted in four ways; its captions told colours and shapes, but never
+pictures it has not seen, sorted in four ways; its captions named colours and shapes, but never
 what is warm or cold, round or angular. Then, for example:
 
     python -m trainer cifar10-coop --backbone.path FOLDER/model --task.path FOLDER/warmth
@@ -66,7 +66,7 @@ def main() -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 10:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 10 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 10")
     return int(text)
 
 

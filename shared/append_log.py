@@ -56,7 +56,7 @@ class AppendLog:
         return True
 
     def sync(self) -> int:
-        """Bring all lines to the disk; the size of the file in bytes, as far as it is safe there."""
+        """Bring all lines to the disk; its size in bytes that is safe there."""
         try:
             if self.flush():
                 os.fsync(self._file)

@@ -318,7 +318,7 @@ def test_a_text_is_begun_as_the_tokenizer_begins_one(folder, tmp_path):
         ({"max_tokens": 5}, "or raise backbone.max_tokens"),
         ({"labels": ["good", " ", "bad"]}, "' ' (task.labels) has no words"),
         ({"labels": ["good", "good "]}, "are the same tokens"),
-        ({"path": "nowhere.gguf"}, "backbone.path = 'nowhere.gguf': there is no such file"),
+        ({"path": "nowhere.gguf"}, "backbone.path = 'nowhere.gguf': no such file"),
         ({"path": "package:no_such_package/x.gguf"}, "package 'no_such_package' is not installed"),
     ],
 )

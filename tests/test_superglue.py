@@ -408,11 +408,11 @@ BROKEN = [
     ("wic", {"start1": -1}, "val row 2: start1 = -1"),
     ("wic", {"start1": None}, "val row 2: column 'start1' holds no whole number"),
     ("wsc", {"target": {**RIGHT["wsc"]["target"], "span1_text": "An"}}, "val row 2: the text does not hold 'An'"),
-    ("wsc", {"target": {"span1_text": "Ann"}}, "val row 2: there is no column 'span2_text'"),
+    ("wsc", {"target": {"span1_text": "Ann"}}, "val row 2: column not found: 'span2_text'"),
     ("multirc", {"passage": {"text": "P", "questions": None}}, "val row 2: column 'questions'"),
     ("multirc", {"passage": None}, "val row 2: column 'passage'"),
     ("record", {"passage": {"text": "Ann", "entities": None}}, "val row 2: column 'entities'"),
-    ("record", {"passage": {"text": "Ann", "entities": [{"start": 0}]}}, "val row 2: there is no column 'end'"),
+    ("record", {"passage": {"text": "Ann", "entities": [{"start": 0}]}}, "val row 2: column not found: 'end'"),
 ]
 
 
@@ -427,6 +427,6 @@ def test_a_broken_row_is_named(tmp_path, format, fault, line):
 def test_columns_of_another_task_are_refused(tmp_path):
     write(tmp_path, train=[RIGHT["wic"]], val=[RIGHT["wic"]])
     with pytest.raises(
-        UserError, match=r"train row 1: there is no column 'premise', which task\.format asks for; .*word"
+        UserError, match=r"train row 1: column not found: 'premise', which task\.format asks for; .*word"
     ):
         load(tmp_path, "rte")

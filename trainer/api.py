@@ -84,7 +84,7 @@ def resume(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
         hooks: listeners and the like.
 
     Raises:
-        UserError: there is no such run, it is finished, another process uses it, or `settings` or the data differ
+        UserError: no such run, it is finished, another process uses it, or `settings` or the data differ
             from its own.
         Stopped: SIGTERM or Ctrl-C.
     """
@@ -111,7 +111,7 @@ def replay(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
         hooks: listeners and the like.
 
     Raises:
-        UserError: there is no such run, its record is damaged, or `settings` differ from its own.
+        UserError: no such run, its record is damaged, or `settings` differ from its own.
         Stopped: SIGTERM or Ctrl-C.
     """
     recorded = find_run(name, settings.folder if settings else "runs")
@@ -171,9 +171,7 @@ def _tune_and_test(
     task = load_task(settings.task, settings.seed, settings.backbone.template)
     directory.check_data({name: fingerprint(getattr(task, name)) for name in ("train", "dev", "test")})
     settings = resolve_budget(settings, len(task.train.examples))
-    log.info(
-        "run %s: recipe %s, seed %d, %d lane-steps", directory.path, settings.recipe, settings.seed, settings.steps
-    )
+    _announce(directory, settings, task)
     context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
@@ -196,6 +194,20 @@ def _tune_and_test(
             found, _ = tune(plain, context, nested, hooks.signals, listeners=listeners)
         results[f"plain prompt tuning, {found.kind}"] = found
     return finalize(settings, context, directory, state, results, own)
+
+
+def _announce(directory: RunDirectory, settings: Settings, task: Task) -> None:
+    """Say what the run is about to do."""
+    compares = settings.baseline and settings.restarts.policy != "none"
+    log.info("run %s: recipe %s, seed %d", directory.path, settings.recipe, settings.seed)
+    log.info(
+        "%d lane-steps on %d training rows of %d classes%s; at the end one test on %d rows",
+        settings.steps,
+        len(task.train.examples),
+        len(task.labels),
+        ", then as many of plain prompt tuning to compare with" if compares else "",
+        len(task.test.examples),
+    )
 
 
 def fingerprint(split: Split) -> str:

@@ -17,7 +17,7 @@ def find_folder(path: str, key: str) -> Path:
     """
     folder = _locate(path, key)
     if not _check(folder.is_dir, path, key):
-        raise UserError(f"{key} = {path!r}: there is no such folder")
+        raise UserError(f"{key} = {path!r}: no such folder")
     return folder
 
 
@@ -25,7 +25,7 @@ def find_file(path: str, key: str) -> Path:
     """The file that a setting names: a path, or `package:NAME/FILE` inside an installed package."""
     file = _locate(path, key)
     if not _check(file.is_file, path, key):
-        raise UserError(f"{key} = {path!r}: there is no such file")
+        raise UserError(f"{key} = {path!r}: no such file")
     return file
 
 
@@ -33,13 +33,13 @@ def find_model(settings: BackboneSettings) -> str:
     """The folder or hub name of a recipe's model, as `from_pretrained` takes it, or its .gguf file.
 
     Raises:
-        UserError: neither is set, or there is no such folder or file.
+        UserError: neither is set, or no such folder or file.
     """
     if settings.path:
         find = find_file if settings.path.endswith(".gguf") else find_folder
         return str(find(settings.path, "backbone.path"))
     if settings.hub is None:
-        raise UserError("there is no model: set backbone.path to a folder or a .gguf file, or backbone.hub")
+        raise UserError("no model is set: set backbone.path to a folder or a .gguf file, or backbone.hub")
     return settings.hub
 
 

@@ -15,7 +15,7 @@ def load_backbone(settings: Settings, task: Task) -> Backbone:
     """Load the model a recipe names, for the labels and examples of `task`.
 
     Raises:
-        UserError: there is no such model, or it cannot do the task.
+        UserError: no such model, or it cannot do the task.
     """
     return load_family(settings.backbone, settings.prompt, task.labels, task.format, choose_device(settings.device))
 
@@ -26,7 +26,7 @@ def load_family(
     """Load a model of any family.
 
     Raises:
-        UserError: there is no such model, or it cannot do the task.
+        UserError: no such model, or it cannot do the task.
     """
     match settings.family:
         case "dual_encoder":

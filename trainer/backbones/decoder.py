@@ -56,7 +56,7 @@ class Decoder:
         """Load model and tokenizer; `labels` are the words that name the classes.
 
         Raises:
-            UserError: there is no such model, a prompt cannot drive it, or template, labels or format do not suit it.
+            UserError: no such model, a prompt cannot drive it, or template, labels or format do not suit it.
         """
         if format in ("copa", "image"):
             raise UserError(
@@ -80,7 +80,7 @@ class Decoder:
         """The most tokens of a text between the longest prompt and the longest label.
 
         Raises:
-            UserError: there is no room for a text.
+            UserError: no room is left for a text.
         """
         window = _window(self._model)
         tokens = min(settings.max_tokens, window - prompt.num_tokens - self._verbalizer.depth)

@@ -53,7 +53,7 @@ class DualEncoder:
         """Load the model; `labels` are the words that name the classes.
 
         Raises:
-            UserError: there is no such model, prompts cannot drive it, or a label does not fit into it.
+            UserError: no such model, prompts cannot drive it, or a label does not fit into it.
         """
         self.settings = settings
         self.device = device
@@ -99,7 +99,7 @@ class DualEncoder:
         for label, tokens in zip(labels, ids, strict=True):
             if len(tokens) > room:
                 raise UserError(
-                    f"label {label!r} (task.labels) has {len(tokens)} tokens, but beside prompt.num_tokens = "
+                    f"label {label!r} (task.labels) has {len(tokens)} tokens, but with prompt.num_tokens = "
                     f"{prompt_tokens} the model has room for {max(room, 0)}; shorten one of the two"
                 )
         words = stack([self.vocabulary.embeddings[tokens.to(self.device)] for tokens in ids])

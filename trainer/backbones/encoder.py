@@ -71,7 +71,7 @@ class Encoder:
         """Load model and tokenizer; `labels` are the words that name the classes.
 
         Raises:
-            UserError: there is no such model, it is not an encoder, a prompt cannot drive it, or prompt and text do
+            UserError: no such model, it is not an encoder, a prompt cannot drive it, or prompt and text do
                 not fit into it.
         """
         if format == "image":
@@ -96,7 +96,7 @@ class Encoder:
         )
         words, texts = self._probe_texts()
         with own_pass(settings):
-            # The model itself reads the first position, which is also pooling = "text" where there is no prompt.
+            # The model itself reads the first position, which is also pooling = "text" without a prompt.
             own = texts if settings.pooling == "text" else [*texts, *(torch.cat([words, ids]) for ids in texts)]
             expected = torch.cat([model(input_ids=ids[None].to(device)).logits for ids in own])
             self._read = ReadLayer.cut_from(self._body)

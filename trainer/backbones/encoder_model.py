@@ -35,7 +35,7 @@ def load_classifier(settings: BackboneSettings, outputs: int) -> Any:
     """The classification model with the settings' dropout and a fresh head of `outputs` outputs, float32.
 
     Raises:
-        UserError: there is no such model, it is not an encoder, or weights of its frozen part are missing.
+        UserError: no such model, it is not an encoder, or weights of its frozen part are missing.
     """
     name = check_files(settings)
     load: Any = AutoModelForSequenceClassification.from_pretrained  # whose types leave out output_loading_info
@@ -55,7 +55,7 @@ def max_text_tokens(model: Any, tokenizer: Any, settings: BackboneSettings, prom
     """The most tokens of a text behind the longest prompt.
 
     Raises:
-        UserError: there is no room for a text.
+        UserError: no room is left for a text.
     """
     positions = max_positions(model)
     tokens = min(settings.max_tokens, positions - prompt.num_tokens)

@@ -14,7 +14,7 @@ LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3")
 def read_last(model: Any, positions: int) -> Any:
     """A causal language model over the same weights that gives states and logits of the last `positions` alone.
 
-    For models unlike Llama it is the model itself, which computes all of them; `model` stays as it is.
+    For models unlike Llama it is the model itself, which computes all of them; `model` is not changed.
     """
     if model.config.model_type not in LIKE_LLAMA:
         return model

@@ -67,7 +67,7 @@ def check_files(settings: BackboneSettings) -> str:
     """The model's folder, .gguf file or hub name, whose files are whole as far as this can be seen at once.
 
     Raises:
-        UserError: there is no such folder or file, or a file in it is damaged or was never fetched.
+        UserError: no such folder or file, or a file in it is damaged or was never fetched.
     """
     name = find_model(settings)
     path = Path(name)

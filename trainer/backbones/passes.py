@@ -12,7 +12,7 @@ CPU_BYTES = 2**32
 """Activations that one pass may keep for its backward pass on a processor."""
 
 DEVICE_SHARE = 3
-"""On an accelerator they may take one part in so many of its memory."""
+"""On an accelerator they may take one in this many parts of its memory."""
 
 
 def max_pass_positions(config: Any, device: torch.device, dtype: torch.dtype) -> int:

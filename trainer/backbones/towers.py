@@ -56,14 +56,14 @@ def load_towers(settings: BackboneSettings, device: torch.device) -> Towers:
     """Load the model that `settings` name: CLIP or SigLIP, or else a sentence encoder as both towers.
 
     Raises:
-        UserError: there is no such model, or it is neither.
+        UserError: no such model, or it is neither.
     """
     name = check_files(settings)
     return ClipTowers(name, settings, device) if _reads_images(name) else SentenceTowers(name, settings, device)
 
 
 def _reads_images(name: str) -> bool:
-    """Whether a model has a tower for images; false where there is no telling, as SentenceTowers says what is wrong."""
+    """Whether a model has a tower for images; false if unknown: SentenceTowers then says what is wrong."""
     try:
         config = AutoConfig.from_pretrained(name, **SAFE)
     except Exception:  # see model_files.refusing

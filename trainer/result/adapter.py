@@ -29,7 +29,7 @@ def export_adapter(folder: Path, backbone: Encoder | Decoder, prompt: Tensor, he
         head: the head's parameters by name; empty where the family has none.
 
     Returns:
-        Why there is no adapter, where PEFT cannot express it or fails; else None.
+        Why the adapter is missing, where PEFT cannot express it or fails; else None.
     """
     if isinstance(backbone, Encoder) and backbone.settings.pooling == "text":
         return "PEFT reads a prompt-tuned encoder at the prompt's first position, not as backbone.pooling = 'text' does"

@@ -58,7 +58,7 @@ class Classifier:
             device: as the setting `device`.
 
         Raises:
-            UserError: there is no such run or device, or the run is not finished.
+            UserError: no such run or device, or the run is not finished.
         """
         folder = find_run(run)
         if not (folder / BEST_DESCRIPTION).is_file():
@@ -105,7 +105,7 @@ class Classifier:
         task = self._task
         if task.format == "image":
             if isinstance(item, Mapping) or not Path(item).is_file():
-                raise UserError(f"example {number}: there is no image file {str(item)!r}")
+                raise UserError(f"example {number}: no such image file {str(item)!r}")
             return [Example(image=Path(item))]
         if isinstance(item, Mapping):
             try:

@@ -30,7 +30,7 @@ def export_best(
         settings: the run's settings.
 
     Returns:
-        Why there is no PEFT adapter, for a family that usually has one; else None.
+        Why the PEFT adapter is missing, for a family that usually has one; else None.
     """
     (folder / BEST).mkdir(exist_ok=True)
     tuned, task, backbone = result.tuned, context.task, context.backbone

@@ -85,7 +85,7 @@ class RunDirectory:
         """An existing run, by path or by name.
 
         Raises:
-            UserError: there is no such run, or another process uses it.
+            UserError: no such run, or another process uses it.
         """
         return cls(find_run(name, root))
 

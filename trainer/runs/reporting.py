@@ -166,9 +166,15 @@ class Console:
             "" if point.train_loss is None else f"train {point.train_loss:.3f}  ",
             point.dev_loss,
             100 * point.dev_accuracy,
-            f"  {point.step / event.seconds:.0f} lane-steps/s" if event.seconds and point.step else "",
+            self._pace(point.step, event.seconds),
             point.words,
         )
+
+    def _pace(self, step: int, seconds: float) -> str:
+        if not step or not seconds:
+            return ""
+        left = (self._budget - step) * seconds / step
+        return f"  {step / seconds:.0f} lane-steps/s, {left:.0f} s left"
 
     def _scored(self, event: CandidatesScored) -> None:
         scored = [candidate for candidate in event.candidates if candidate.score is not None]

@@ -249,7 +249,7 @@ def _columns(row: Mapping[str, Value], texts: tuple[str, ...], label: str = "lab
 
 def _value(row: Mapping[str, Value], column: str, key: str) -> Value:
     if column not in row:
-        raise MissingColumn(f"there is no column {column!r}, which {key} asks for")
+        raise MissingColumn(f"column not found: {column!r}, which {key} asks for")
     return row[column]
 
 

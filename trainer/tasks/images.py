@@ -24,7 +24,7 @@ def read_images(settings: TaskSettings) -> dict[str, list[RawExample]]:
     A folder without splits is all "train". Files are not opened; images of the hub stay encoded.
 
     Raises:
-        UserError: there is no such data, or it has another layout.
+        UserError: no such data, or it has another layout.
     """
     if settings.path is None:
         return _read_hub(settings)

@@ -25,7 +25,7 @@ def read_rows(settings: TaskSettings, template: str) -> dict[str, list[RawExampl
         template: of a decoder; the columns in its braces are read too.
 
     Raises:
-        UserError: there is no such data, or a row that the format cannot read.
+        UserError: no such data, or a row that the format cannot read.
     """
     wanted = wanted_columns(settings, template)
     read = _read_folder if settings.path else _read_hub
