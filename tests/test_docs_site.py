@@ -1,6 +1,7 @@
 """The site of docs/ builds with every link checked, and its pages ask nobody else for anything."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,3 +76,16 @@ def test_a_broken_link_fails_the_build(tmp_path, link):
     built = build(tmp_path / "bad", tmp_path)
     assert built.returncode != 0
     assert "glossary.md" in built.stderr
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"])
+def test_links_of_pages_outside_the_site_lead_to_files(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
+    assert [link for link in links if link and not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+def test_every_page_of_docs_is_in_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"]
+    assert [page for page in pages if f"docs/{page}" not in text] == []

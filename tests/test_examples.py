@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -12,6 +13,7 @@ import pytest
 from processes import Household
 
 from scripts.notebook import NOTEBOOK, execute
+from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -33,6 +35,25 @@ def run_example(name, folder):
     done = subprocess.run([sys.executable, EXAMPLES / name], cwd=folder, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def block(language):
+    """The block of the README in that language."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return found
+
+
+def test_the_lines_of_python_in_the_readme(tmp_path):
+    lines = tmp_path / "lines.py"
+    lines.write_text(block("python").replace("steps=200", "steps=40"), encoding="utf-8")
+    printed = run_example(lines, tmp_path)
+    assert "untrained prompt" in printed
+    assert printed.splitlines()[-1] in ("billing", "delivery", "returns", "account", "technical problem")
+
+
+def test_the_settings_in_the_readme_are_settings():
+    given = tomllib.loads(block("toml"))
+    assert Settings(**given).task.description == given["task"]["description"]
 
 
 def history(run):
