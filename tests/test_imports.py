@@ -1,7 +1,9 @@
 """Imports go down, and what is light stays light."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,17 @@ def test_entrances_load_no_torch(code):
 def test_the_contracts_of_pyproject_hold():
     """Layers of the four top rooms and of the trainer's, no circles."""
     assert cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == cli.EXIT_STATUS_SUCCESS
+
+
+def test_the_architecture_page_lists_the_rooms_in_the_order_of_the_contract():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = (one["layers"] for one in contracts if one.get("containers") == ["trainer"])
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("| room of the trainer |")[1].split("\n\n")[0]
+    rows = [row.split("|")[1] for row in table.splitlines()[2:]]
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == [re.split(r" [|:] ", layer) for layer in layers]
 
 
 def test_nothing_below_the_entrance_imports_it():
