@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,8 @@ from processes import Household
 
 from scripts.notebook import NOTEBOOK, execute
 from shared.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -84,8 +87,24 @@ def test_own_data(tmp_path):
         assert found.text.startswith("streets and traffic")
 
 
-@pytest.mark.parametrize("command", [[sys.executable, "examples/own_proposer.py"]], ids=["python"])
-def test_own_proposer_answers_every_request(tmp_path, command):
+def in_python(_):
+    return [sys.executable, "examples/own_proposer.py"]
+
+
+def in_javascript(folder):
+    """The program next to its packages, as npm installs them."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("needs Node")
+    packages = ["zeromq@6", "msgpackr@1"]
+    made = subprocess.run(["npm", "install", "--prefix", folder, *packages], capture_output=True, timeout=100)
+    if made.returncode:
+        pytest.skip("npm cannot install zeromq and msgpackr")
+    return ["node", shutil.copy(EXAMPLES / "own_proposer.mjs", folder)]
+
+
+@pytest.mark.parametrize("language", [in_python, in_javascript])
+def test_own_proposer_answers_every_request(tmp_path, language):
+    command = language(tmp_path)
     with Household(tmp_path) as household:
         trainer = household.trainer(
             *["demo", "--steps", "40", "--no-baseline", "--restarts.mode", "sync"],
@@ -101,6 +120,7 @@ def test_own_proposer_answers_every_request(tmp_path, command):
     assert len(answers) == len(asked) > 0
     assert {event["model"] for event in answers} == {"own-proposer"}
     assert scored
+    assert "refused" not in proposer.text
 
 
 def test_the_notebook_runs_and_shows_what_it_gave(tmp_path):
