@@ -198,3 +198,14 @@ def test_a_lane_is_float32_whatever_its_start_was():
         0, torch.ones(2, 3, dtype=torch.float16), {"w": torch.ones(1).bfloat16()}, (), make_settings()
     )
     assert lane.prompt.dtype == lane.head["w"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(("policy", "measured"), [("greedy", 3), ("trial", 2), ("always", 2)])
+def test_greedy_measures_the_incumbent_in_the_pass_of_the_candidates_it_is_compared_with(
+    runs, faulty, policy, measured
+):
+    backbone = faulty(lambda _, logits, __: logits)
+    play(runs, f"measured-{policy}", [GOOD, OTHER], policy=policy)
+    rows = len(runs.context.task.dev.examples)
+    scoring = next(lanes for lanes, size in backbone.passes if size == rows and lanes > 1)
+    assert scoring == measured

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import torch
 from tokenizers.decoders import ByteLevel
 from torch import Tensor
-from torch.nn.functional import normalize
 
 Mark = Literal["Ġ", "▁", "</w>", "##", ""]
 """How a tokenizer tells words from their parts: byte-level byte pairs (GPT-2, RoBERTa, SmolLM2, Qwen) begin a word
@@ -15,6 +14,10 @@ with Ġ and SentencePiece (Llama 2, Gemma) with ▁, CLIP's byte pairs end one w
 STARTS: tuple[Mark, ...] = ("Ġ", "▁", "##")
 BYTES = ByteLevel()
 """Turns byte-level tokens, in which each letter stands for a byte, into text."""
+
+
+EPSILON = 1e-12
+"""A vector of zeros has cosine 0 with every word."""
 
 
 class Vocabulary:
@@ -78,8 +81,14 @@ class Vocabulary:
         return torch.tensor(list(self.words), device=self.embeddings.device)
 
     @cached_property
-    def _vectors(self) -> Tensor:
-        return self.embeddings[self._ids]
+    def _norms(self) -> Tensor:
+        """Lengths of the words' vectors, [words]."""
+        norms: Tensor = self.embeddings[self._ids].norm(dim=-1)
+        return norms
+
+    def _products(self, vectors: Tensor) -> Tensor:
+        """Inner products [n, words] of `vectors` [n, dim] and the words' vectors, without a copy of the table."""
+        return (vectors @ self.embeddings.T)[:, self._ids]
 
     def encode(self, text: str, max_tokens: int) -> Tensor:
         """Token ids [at most `max_tokens`] of untrusted text; special tokens in it become plain text or are dropped.
@@ -105,14 +114,11 @@ class Vocabulary:
 
     def nearest(self, vectors: Tensor, metric: Literal["cosine", "l2"] = "cosine") -> tuple[list[str], float]:
         """The word nearest to each of `vectors` [n, dim], and the mean cosine between the two."""
-        unit = normalize(vectors, dim=-1) @ self._unit_vectors.T
-        chosen = unit.argmax(-1) if metric == "cosine" else torch.cdist(vectors, self._vectors).argmin(-1)
-        nearness = unit.gather(-1, chosen[:, None]).mean().item()
+        products = self._products(vectors)
+        cosines = products / (vectors.norm(dim=-1, keepdim=True) * self._norms).clamp(min=EPSILON)
+        chosen = cosines.argmax(-1) if metric == "cosine" else (self._norms.square() - 2 * products).argmin(-1)
+        nearness = cosines.gather(-1, chosen[:, None]).mean().item()
         return [self.words[int(self._ids[index])] for index in chosen], nearness
-
-    @cached_property
-    def _unit_vectors(self) -> Tensor:
-        return normalize(self._vectors, dim=-1)
 
     def hotflip_candidates(self, gradient: Tensor, count: int) -> list[list[str]]:
         """The words that descent along `gradient` [n, dim] moves each position to.
@@ -121,5 +127,5 @@ class Vocabulary:
         the first-order change of the loss when the position is replaced by w (HotFlip, Ebrahimi et
         al. 2018) differs from it only by a constant.
         """
-        order = (gradient @ self._vectors.T).topk(min(count, len(self.words)), dim=-1, largest=False).indices
+        order = self._products(gradient).topk(min(count, len(self.words)), dim=-1, largest=False).indices
         return [[self.words[int(self._ids[index])] for index in row] for row in order]
