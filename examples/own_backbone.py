@@ -1,7 +1,8 @@
 """A backbone family of one's own, tuned through the Python API: `python examples/own_backbone.py`.
 
 A class text is the prompt and the label words; class and example are the means of their word vectors (no transformer),
-compared by cosine. Each lane has a head of one number, the logarithm of the scale.
+compared by cosine. Each lane has a head of one number, the logarithm of the scale. The result's vectors are in `best/`;
+`load` and `trainer.predict` know the packaged families only.
 """
 
 from collections.abc import Callable
