@@ -715,7 +715,7 @@ class TestEmbedded:
 
     def test_a_signal_in_the_warm_up_ends_the_process_in_order(self):
         code = (
-            "import os, signal, sys, threading\n"
+            "import asyncio, os, signal, sys, threading\n"
             "from proposer.chain import ProposalChain\n"
             "from proposer.chat_models import make_model\n"
             "from shared.settings import ProposerSettings\n"
@@ -723,7 +723,7 @@ class TestEmbedded:
             "chain = ProposalChain(make_model(ProposerSettings()), 'continue')\n"
             "threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
             "while True:\n"
-            "    chain.warm_up()\n"
+            "    asyncio.run(chain.warm_up())\n"
         )
         done = script(code)
         assert (done.returncode, done.stdout, done.stderr) == (7, "", "")

@@ -94,7 +94,7 @@ def test_stopping_honcho_kills_nobody_and_the_run_can_be_resumed(tmp_path):
         run.wait_for(r"step [4-9]\d/400")
         run.send(signal.SIGTERM)
         assert run.wait() == 143, run.text
-        assert "stopped; go on with" in run.text, run.text
+        assert "stopped; continue with" in run.text, run.text
         assert "trainer.1 stopped" in run.text and "proposer.1 stopped" in run.text, run.text
         assert "SIGKILL" not in run.text, run.text
         stopped = (home.runs / "latest").resolve()

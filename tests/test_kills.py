@@ -47,7 +47,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_left_alone_and_is_repl
         for number in range(kills):
             arguments = ["--name", "killed"] if number == 0 else ["--resume", str(home.runs / "killed")]
             trainer = home.trainer(*arguments)
-            trainer.wait_for(r"step \d+/400")
+            trainer.wait_for(r"step \d+/400|result: ")
             time.sleep(draw.uniform(0, (pace[-1] - pace[0]) * 1.5 / kills))
             trainer.send(signal.SIGKILL)
             trainer.wait()

@@ -465,7 +465,7 @@ def test_more_classes_than_a_digest_takes_are_read(tmp_path):
         cut = digest_labels(labels)
         assert set(cut) <= set(labels) and (cut[0], cut[-1]) == (labels[0], labels[-1])
         digest = Digest(
-            run="a", sequence=1, step=0, budget=1, task="a", labels=cut, tokens=1, num_candidates=1,
+            run="a", sequence=1, step=0, budget=1, task="a", labels=cut, num_tokens=1, num_candidates=1,
             trajectory=[], substitutions=[], slope=None, best=[], outcomes=[],
         )  # fmt: skip
         most = BusSettings().max_frame_bytes

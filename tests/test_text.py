@@ -14,7 +14,7 @@ from shared.errors import UserError
 from shared.settings import Settings
 from shared.text import escape_json, hide_credentials, printable
 from shared.text_files import read_text
-from trainer.runs.directory import CONFIG, RunDirectory
+from trainer.runs.directory import CONFIG, RunDirectory, read_settings
 
 HOSTILE = "a\x1b[2Jb\x9b2Jc\u202ed\u2066e\nf\rg\x07h\x00i\u200fj\ufeffk"
 
@@ -87,7 +87,7 @@ def test_a_run_keeps_no_password(tmp_path):
     RunDirectory.create(settings).close()
     kept = (tmp_path / "a" / CONFIG).read_text(encoding="utf-8")
     assert "pa55word" not in kept and "[hidden]@host:1" in kept
-    _, again = RunDirectory.open(str(tmp_path / "a"))
+    again = read_settings(tmp_path / "a")
     assert again.steps == settings.steps
 
 

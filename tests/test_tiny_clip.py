@@ -18,7 +18,7 @@ from trainer.backbones.dual_encoder import DualEncoder
 from trainer.backbones.stack import stack
 from trainer.search.batches import batch_indices
 from trainer.search.evaluation import evaluate, losses
-from trainer.search.lanes import backward, open_lane, optimizer_step, stack_lanes
+from trainer.search.lanes import backward, open_lane, optimizer_step, stack_lanes, zero_grad
 from trainer.tasks import load_task
 
 CPU = torch.device("cpu")
@@ -79,7 +79,8 @@ def tune(context, *starts, steps=60):
     for step in range(steps):
         batch = batch_indices(step, 16, len(rows), seed=1)
         scores = context.backbone.logits(stack_lanes(lanes), rows[batch], training=True)
-        backward(lanes, losses(scores, targets[batch]))
+        zero_grad(lanes)
+        backward(losses(scores, targets[batch]))
         optimizer_step(lanes, SETTINGS.optimizer.lr)
     return [lane.prompt.detach() for lane in lanes]
 
@@ -121,7 +122,7 @@ def test_captions_tell_the_truth_and_never_the_hidden_labels():
         said = set(caption(scene, draw).rstrip(".").split())
         for name in ("red", "blue", "circle", "star", "black", "gray"):
             if said & set(SYNONYMS[name]):
-                assert name in (scene.colour, scene.shape, scene.context)
+                assert name in (scene.colour, scene.shape, scene.ground)
         assert not said & {"warm", "cold", "round", "angular"}
 
 

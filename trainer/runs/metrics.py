@@ -77,7 +77,7 @@ class TrainerMetrics:
             gauge.set(math.nan)  # before the first measurement, 0 would look like a perfect fit
         self.digests = Counter("tandem_trainer_digests_total", "Digests leased to proposers", registry=registry)
         self.candidates = CounterBy(
-            "tandem_trainer_candidates_total", "Candidates by their fate", "outcome", OUTCOMES, registry
+            "tandem_trainer_candidates_total", "Candidates by what became of them", "outcome", OUTCOMES, registry
         )
         self.staleness = Histogram(
             "tandem_trainer_staleness_steps",
