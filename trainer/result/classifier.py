@@ -70,10 +70,16 @@ class Classifier:
             backbone = BackboneSettings(**description["backbone"]), PromptSettings(**description["prompt"])
             labels = [str(label) for label in description["labels"]]
             tensors = {name: tensor.to(place) for name, tensor in load_file(folder / BEST_TENSORS).items()}
-            tuned = _tuned(tensors)
+            tuned, kind = _tuned(tensors), str(description["class"])
         except (KeyError, TypeError, ValidationError, OSError, SafetensorError) as error:
             raise UserError(f"{folder / 'best'} is damaged: {error}") from None
-        return cls(task, labels, load_family(*backbone, labels, task.format, place), tuned, backbone[0].template)
+        loaded = load_family(*backbone, labels, task.format, place)
+        if type(loaded).__name__ != kind:
+            raise UserError(
+                f"{folder / 'best'} was tuned with a backbone of your own, {kind}; label with that backbone and the tensors "
+                f"in {BEST_TENSORS}"
+            )
+        return cls(task, labels, loaded, tuned, backbone[0].template)
 
     def read(self, items: Sequence[Item]) -> list[Example]:
         """The examples of items: one each, except for rows that hold several (MultiRC, ReCoRD).

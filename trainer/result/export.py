@@ -44,6 +44,7 @@ def export_best(
     )
     description: dict[str, Any] = {
         "labels": task.labels,
+        "class": type(backbone).__name__,
         "task": settings.task.model_dump(),
         "result": result.kind,
         "prompt_words": words,
