@@ -76,8 +76,8 @@ class Classifier:
         loaded = load_family(*backbone, labels, task.format, place)
         if type(loaded).__name__ != kind:
             raise UserError(
-                f"{folder / 'best'} was tuned with a backbone of your own, {kind}; label with that backbone and the tensors "
-                f"in {BEST_TENSORS}"
+                f"{folder / 'best'} was tuned with a backbone of your own, {kind}; label with that backbone and the "
+                f"tensors in {BEST_TENSORS}"
             )
         return cls(task, labels, loaded, tuned, backbone[0].template)
 
