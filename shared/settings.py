@@ -230,6 +230,10 @@ class BudgetSettings(Section):
         per_hour = (self.requests_per_hour, self.tokens_per_hour, self.cost_per_hour)
         return any(limit is not None for limit in per_run + per_hour)
 
+    def price(self, tokens_in: int, tokens_out: int) -> float:
+        """What tokens cost."""
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
     @model_validator(mode="after")
     def check_prices(self) -> Self:
         """Money needs prices."""

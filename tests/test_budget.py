@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from proposer.budget import MAX_RUNS, Budget, State, price
+from proposer.budget import MAX_RUNS, Budget, State
 from proposer.ledger import BudgetReached, Ledger
 from shared.errors import UserError
 from shared.settings import BudgetSettings
@@ -119,7 +119,7 @@ def test_no_limit_is_passed_by_more_than_one_unknown_request(made, tokens, hourl
 
 
 def test_prices_are_for_a_million_tokens():
-    assert price(BudgetSettings(price_in=3, price_out=15), 1_000_000, 100_000) == pytest.approx(4.5)
+    assert BudgetSettings(price_in=3, price_out=15).price(1_000_000, 100_000) == pytest.approx(4.5)
     with pytest.raises(ValidationError, match="price_in"):
         BudgetSettings(cost=1)
 

@@ -174,6 +174,7 @@ def _tune_and_test(
     log.info(
         "run %s: recipe %s, seed %d, %d lane-steps", directory.path, settings.recipe, settings.seed, settings.steps
     )
+    metrics.budget.set(settings.steps)
     context = TuningContext(task, hooks.load(settings, task), life.beat)
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 

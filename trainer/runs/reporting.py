@@ -6,8 +6,9 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from bus.messages import CandidateOutcome
+from bus.messages import CandidateOutcome, Usage
 from shared.append_log import AppendLog
+from shared.settings import BudgetSettings
 from trainer.progress import step_bar
 from trainer.search.events import (
     CandidatesPassedOver,
@@ -30,8 +31,9 @@ log = logging.getLogger(__name__)
 class History:
     """Writes the events of docs/history.md, one JSON line each."""
 
-    def __init__(self, log: AppendLog) -> None:
+    def __init__(self, log: AppendLog, prices: BudgetSettings) -> None:
         self._log = log
+        self._prices = prices
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one event; `step` is in lane-steps."""
@@ -77,6 +79,7 @@ class History:
                     candidates=len(proposal.candidates),
                     new=event.new,
                     **proposal.usage.model_dump(),
+                    cost=self._cost(proposal.usage),
                 )
             case LeaseLost():
                 self.write("lease_ended", event.lane_steps, lease=event.lease, how=event.how)
@@ -95,12 +98,19 @@ class History:
                     score=candidate.score,
                 )
             case TrialJudged(lane=lane):
-                self.write(
-                    "outcome", event.lane_steps, lane=lane.number, lease=event.lease, **event.outcome.model_dump()
-                )
+                values = {"lane": lane.number, "lease": event.lease, "dev_loss": event.dev_loss}
+                self.write("outcome", event.lane_steps, **values, **event.outcome.model_dump())
             case CandidatesPassedOver():
                 for outcome in event.outcomes:
                     self.write("outcome", event.lane_steps, lease=event.lease, **outcome.model_dump())
+
+    def _cost(self, usage: Usage) -> float | None:
+        """None without prices, or where the proposer counts no tokens."""
+        tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
+        has_prices = self._prices.price_in or self._prices.price_out
+        if not has_prices or tokens_in is None or tokens_out is None:
+            return None
+        return self._prices.price(tokens_in, tokens_out)
 
 
 class Console:
