@@ -350,6 +350,9 @@ class Settings(Section):
     """Device of the backbone: auto (the best there is), cpu, cuda, cuda:0, cuda:1, ... or mps."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of the trainer. Default: one for each core, which wait for each other only briefly."""
+    track: list[str] = []
+    """Trackers that follow the run, each with its package installed: tensorboard, wandb, mlflow, trackio or another of
+    accelerate.tracking."""
 
     task: TaskSettings = TaskSettings()
     backbone: BackboneSettings = BackboneSettings()

@@ -1,7 +1,12 @@
 """The view of a run on a terminal, and its plain lines elsewhere."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 from conftest import run_program
+from processes import ROOT, SMALL, Household, until
 from report_runs import HOSTILE, event, make_run, summary, told
 from rich.console import Console
 
@@ -56,3 +61,46 @@ def test_elsewhere_it_prints_a_line_and_ends_with_the_run(tmp_path, end):
 def test_a_run_that_does_not_exist_is_refused(tmp_path):
     assert "nowhere" in run_program(main, "nowhere", "--folder", tmp_path).refused()
     assert "--help" in run_program(main, "--nothing").refused()
+
+
+@pytest.mark.skipif(not shutil.which("tmux"), reason="NO TERMINAL TEST RAN: apt-get install tmux")
+def test_on_a_terminal_a_trainer_shows_the_view_below_its_lines(tmp_path):
+    """What a terminal of 100 columns shows while a run goes on, and all that it showed at its end."""
+
+    def tmux(*arguments):
+        return subprocess.run(
+            ["tmux", "-S", str(tmp_path / "tmux"), *arguments], capture_output=True, text=True, check=True
+        ).stdout
+
+    def screen(*options):
+        return tmux("capture-pane", "-p", *options).rstrip()
+
+    settings = {**SMALL, "TANDEM_FOLDER": str(tmp_path / "runs"), "TANDEM_THREADS": "1"}
+    environment = [f"{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "trainer", "demo", "--name", "seen", "--steps", "1000"]
+    controls = ["--restarts.source", "vocabulary", "--num_evals", "100"]
+    tmux("new-session", "-d", "-x", "100", "-y", "40", "-c", str(ROOT), "env", *environment, *command, *controls)
+    try:
+        tmux("set-option", "-g", "remain-on-exit", "on")
+        tmux("set-option", "-g", "history-limit", "50000")
+        until(lambda: "lanes" in (text := screen()) and "time left" in text and "╯" in text, "the view")
+        until(lambda: " of 1,000 lane-steps" in screen(), "the progress in the view")
+        lines = screen().splitlines()
+        top, bottom = (next(at for at, text in enumerate(lines) if text.startswith(sign)) for sign in "╭╰")
+        assert all(text.startswith("│") and text.endswith("│") for text in lines[top + 1 : bottom])
+        assert bottom == len(lines) - 1 and "dev" in "".join(lines[:top])
+        until(lambda: "summary.json" in screen(), "the end")
+        whole = screen("-S", "-")
+    finally:
+        tmux("kill-server")
+    for step in range(0, 1001, 100):
+        assert f"step {step}/1000" in whole
+    assert not any(sign in whole for sign in "╭│╰")
+
+
+def test_elsewhere_a_trainer_writes_plain_lines(tmp_path):
+    with Household(tmp_path, **SMALL, TANDEM_RESTARTS__POLICY="none", TANDEM_STEPS="20", FORCE_COLOR="1") as home:
+        trainer = home.trainer("demo")
+        assert trainer.wait() == 0
+    assert "step 20/20" in trainer.text
+    assert "\x1b" not in trainer.text and "╭" not in trainer.text

@@ -8,7 +8,7 @@ from shared.errors import UserError
 from shared.settings import Settings
 from trainer.runs.directory import CONFIG, RunDirectory
 
-FREE = {"name", "folder", "device", "threads", "bus", "metrics", "proposer"}
+FREE = {"name", "folder", "device", "threads", "bus", "metrics", "proposer", "track"}
 """Settings that say where and how a run computes and talks, and not what it finds."""
 
 

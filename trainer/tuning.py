@@ -35,6 +35,7 @@ from trainer.search.schedule import steps_per_epoch
 from trainer.search.state import RunState
 from trainer.search.trajectory import Trajectory
 from trainer.sources import open_channel, publisher
+from trainer.watch import live
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +85,9 @@ def tune(
     history = History(history_log, settings.proposer.budget)
     history.write("resumed" if resumed else "started", state.lane_steps, **_about(settings, context, directory))
     files = RunFiles(directory, state, prompt_init, history_log, channel, Observers(listeners := list(listeners)))
-    with Console(settings.steps, state.lane_steps) as console:
+    with live(directory.path):
         publish = [] if channel is None else [publisher(channel, directory.id)]
-        observers = Observers([state.trajectory, *publish, history, console, *listeners, files])
+        observers = Observers([state.trajectory, *publish, history, Console(settings.steps), *listeners, files])
         descent = Descent(settings, backbone, train, state, signals)
         evaluator = Evaluator(backbone, dev, state, signals)
         digests = DigestWriter(

@@ -1,4 +1,4 @@
-"""Reports a run: events to its history, lines to people, a progress bar to a terminal."""
+"""Reports a run: events to its history, lines to people."""
 
 import json
 import logging
@@ -9,7 +9,6 @@ from typing import Any
 from bus.messages import CandidateOutcome, Usage
 from shared.append_log import AppendLog
 from shared.settings import BudgetSettings
-from trainer.progress import step_bar
 from trainer.search.events import (
     CandidatesPassedOver,
     CandidatesScored,
@@ -114,23 +113,14 @@ class History:
 
 
 class Console:
-    """Log lines, and on a terminal a progress bar. Context manager."""
+    """Log lines."""
 
-    def __init__(self, budget: int, lane_steps: int) -> None:
+    def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._bar = step_bar(budget, lane_steps)
-
-    def __enter__(self) -> "Console":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
 
     def __call__(self, event: Event) -> None:
         """Report `event`."""
         match event:
-            case Stepped():
-                self._bar.update(len(event.lanes))
             case Evaluated():
                 self._evaluated(event)
             case DigestLeased(digest=digest):
