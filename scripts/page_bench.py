@@ -45,10 +45,8 @@ def page(options: argparse.Namespace) -> None:
     print(f"steps/s without viewers   {' '.join(f'{rate:7.2f}' for rate in rates[0::2])}")
     print(f"steps/s with {options.viewers}            {' '.join(f'{rate:7.2f}' for rate in rates[1::2])}")
     print(f"ratios                    {' '.join(f'{ratio:7.4f}' for ratio in ratios)}")
-    holds = median(ratios) >= REQUIRED
-    print(
-        f"median of the ratios: {median(ratios):.4f}, required >= {REQUIRED}: {'holds' if holds else 'DOES NOT HOLD'}"
-    )
+    verdict = "holds" if median(ratios) >= REQUIRED else "DOES NOT HOLD"
+    print(f"median of the ratios: {median(ratios):.4f}, required >= {REQUIRED}: {verdict}")
 
 
 def _window(port: int | None, viewers: int, seconds: float) -> Window:

@@ -65,13 +65,30 @@ def test_a_run_that_does_not_exist_is_refused(tmp_path):
     assert "--help" in run_program(main, "--nothing").refused()
 
 
+def stands_below_lines(screen):
+    """Whether one whole view, and nothing else, stands below the lines of a running trainer."""
+    above, _, view = screen.partition("╭")
+    frame = view.splitlines()
+    return (
+        "dev" in above
+        and "│" not in above
+        and "time left" in view
+        and " of 200 lane-steps" in frame[-1]
+        and frame[-1].startswith("╰")
+        and all(line.startswith("│") and line.endswith("│") for line in frame[1:-1])
+    )
+
+
 @pytest.mark.skipif(not shutil.which("tmux"), reason="NO TERMINAL TEST RAN: apt-get install tmux")
 def test_on_a_terminal_a_trainer_shows_the_view_below_its_lines(tmp_path):
     """What a terminal of 100 columns shows while a run goes on, and all that it showed at its end."""
 
     def tmux(*arguments):
         return subprocess.run(
-            ["tmux", "-S", str(tmp_path / "tmux"), *arguments], capture_output=True, text=True, check=True
+            ["tmux", "-f", "/dev/null", "-S", str(tmp_path / "tmux"), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
 
     def screen(*options):
@@ -84,13 +101,7 @@ def test_on_a_terminal_a_trainer_shows_the_view_below_its_lines(tmp_path):
     tmux("new-session", "-d", "-x", "100", "-y", "40", "-c", str(ROOT), "env", *environment, *command, *controls)
     try:
         tmux("set-option", "-g", "remain-on-exit", "on")
-        tmux("set-option", "-g", "history-limit", "50000")
-        until(lambda: "lanes" in (text := screen()) and "time left" in text and "╯" in text, "the view")
-        until(lambda: " of 200 lane-steps" in screen(), "the progress in the view")
-        lines = screen().splitlines()
-        top, bottom = (next(at for at, text in enumerate(lines) if text.startswith(sign)) for sign in "╭╰")
-        assert all(text.startswith("│") and text.endswith("│") for text in lines[top + 1 : bottom])
-        assert bottom == len(lines) - 1 and "dev" in "".join(lines[:top])
+        until(lambda: stands_below_lines(screen()), "a whole view below the lines")
         until(lambda: "summary.json" in screen(), "the end")
         whole = screen("-S", "-")
     finally:
