@@ -31,6 +31,19 @@ def test_without_limits_all_may_start():
     assert free.refusal("r", NOW) is None
 
 
+def test_what_is_left_is_the_smallest_share_of_any_limit():
+    assert budget().left(["r"], NOW) == 1.0
+    limited = budget(requests=10, tokens=1000, cost_per_hour=0.01, price_in=100)
+    assert limited.left(["r"], NOW) == 1.0
+    spend(limited, tokens=(7, 300))
+    assert limited.left(["r"], NOW) == pytest.approx(1 - 307 / 1000)
+    assert limited.left(["another"], NOW) == pytest.approx(1 - 7 * 100 / 1e6 / 0.01)
+    for _ in range(9):
+        spend(limited, tokens=(0, 0))
+    assert limited.left(["another", "r"], NOW) == 0.0
+    assert limited.left([], NOW + 7200) == 1.0
+
+
 def test_requests_are_limited_by_run():
     limited = budget(requests=2)
     spend(limited)

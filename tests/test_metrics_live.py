@@ -53,7 +53,7 @@ def test_the_trainers_series_move(live):
     for name in ("digests_total", "staleness_steps_count", 'leases_total{outcome="settled"}', "peers", "lanes"):
         assert most(live.trainer, f"tandem_trainer_{name}") >= 1, name
     outcomes = {name: value for name, value in last.items() if name.startswith("tandem_trainer_candidates_total{")}
-    assert sum(outcomes.values()) >= 1 and outcomes['tandem_trainer_candidates_total{fate="other"}'] == 0
+    assert sum(outcomes.values()) >= 1 and outcomes['tandem_trainer_candidates_total{outcome="other"}'] == 0
     assert last['tandem_trainer_loss{split="dev"}'] > 0 and last['tandem_trainer_loss{split="train"}'] > 0
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +187,7 @@ def _run(loop: Loop, files: RunFiles, history: History, signals: StopSignals) ->
     try:
         loop.run()
     except Stopped:
-        history.write("stopped", files.state.lane_steps, reason=signal.Signals(signals.number).name)
+        history.write("stopped", files.state.lane_steps, reason=signals.name)
         _save_finally(files, loop.proposals)
         raise
     except UserError as error:
