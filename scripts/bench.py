@@ -194,8 +194,8 @@ def main() -> int:
     given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
     told = commands.add_parser("page", help="do viewers of the live page slow the training down?")
     told.add_argument("--viewers", type=int, default=5, help="viewers at once")
-    told.add_argument("--seconds", type=float, default=14.0, help="length of a window")
-    told.add_argument("--pairs", type=int, default=5, help="windows with viewers")
+    told.add_argument("--seconds", type=float, default=4.0, help="length of a window")
+    told.add_argument("--pairs", type=int, default=15, help="windows with viewers")
     told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
     told.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"

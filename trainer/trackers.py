@@ -54,13 +54,10 @@ class Trackers(AbstractContextManager["Trackers"]):
         PartialState()  # accelerate's trackers need it to log
         for name in dict.fromkeys(settings.track):
             self._trackers[name] = _start(name, directory, settings, self._run.view.lane_steps)
-        if self._trackers:
-            self._thread.start()
+        self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         """Feed the rest, then finish."""
-        if not self._trackers:
-            return
         self._ending.set()
         self._thread.join()
         for name, tracker in self._trackers.items():

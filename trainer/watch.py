@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def view(run: Run) -> Panel:
-    """The run as it is now: bar, losses, lanes, last adoption, what the LLM does, time left."""
+    """The run now: bar, losses, lanes, last adoption, what the LLM does, time left."""
     done, budget = run.view.lane_steps, run.budget
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim")
@@ -130,10 +130,10 @@ def _asking(run: Run) -> str:
     answered = {event.asked for event in view.proposals.values()}
     open_ = [digest.step for digest in view.digests.values() if digest.step not in answered]
     last = next(reversed(view.proposals.values()), None)
-    told = f"{len(view.proposals)} answers" + (f", the last from {visible(last.model, 60)}" if last else "")
+    text = f"{len(view.proposals)} answers" + (f", the last from {visible(last.model, 60)}" if last else "")
     if open_ and run.state() == "running":
-        told += f"; asked at step {open_[-1]}"
-    return told
+        text += f"; asked at step {open_[-1]}"
+    return text
 
 
 def _watch(run: Run, console: Console) -> None:

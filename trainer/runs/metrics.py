@@ -83,7 +83,7 @@ class TrainerMetrics:
             "tandem_trainer_digest_waiting", "1 while proposals are due and no proposer is free", registry=registry
         )
         self.candidates = CounterBy(
-            "tandem_trainer_candidates_total", "Candidates by their fate", "outcome", OUTCOMES, registry
+            "tandem_trainer_candidates_total", "Candidates by their outcome", "outcome", OUTCOMES, registry
         )
         self.staleness = Histogram(
             "tandem_trainer_staleness_steps",
