@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 PROJECT = "tandem"
 """Where trackers have projects or experiments, every run is one of this."""
+PRIVATE = {"folder", "bus", "metrics"}
+"""Settings that say where a run is and how it talks; no service needs them."""
 FEED_SECONDS = 1.0
 """The history is read this often; the trainer flushes it as often."""
 
@@ -107,7 +109,8 @@ def _start(name: str, directory: RunDirectory, settings: Settings, step: int) ->
         tracker = _make(name, kind, directory, step)
         tracker.start()
         if not step:
-            tracker.store_init_configuration(_simple(dict(flat(settings.model_dump(mode="json")))))
+            kept = settings.model_dump(mode="json", exclude=PRIVATE)
+            tracker.store_init_configuration(_simple(dict(flat(kept))))
     except ImportError as error:
         raise UserError(f"track: {name} is not installed ({first_line(error)}); pip install {name}") from None
     except Exception as error:
