@@ -72,6 +72,8 @@ class RecordingChannel:
         self._step = step
         self._unwritten = bytearray()
         self._failing = False
+        self.errors = 0
+        """Writes that failed."""
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._size = _cut(self._file, path, truncate_to)
@@ -141,6 +143,7 @@ class RecordingChannel:
             if not self._failing:
                 log.warning("%s: cannot be written (%s); training goes on", self._path, error.strerror)
             self._failing = True
+            self.errors += 1
 
     def _flush(self) -> None:
         """Write what waits. A line that was cut by a full disk is completed by the next call."""

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from bus.client import BusClient
 from bus.messages import Bye, Message, Outcomes, Proposal, Reject, Usage, Work
 from proposer.backoff import Backoff
-from proposer.budget import price
 from proposer.chain import Answer, ProposalChain
 from proposer.chat_models import one_line
 from proposer.ledger import BudgetReached, Ledger
@@ -115,8 +114,9 @@ class Agent:
         """Learn which runs may not ask any more, and log each once."""
         if self._ledger is None:
             return
-        refused: set[str | None] = set()
-        for run in [None, *sorted(set(self._runs.values()))]:
+        runs, refused = sorted(set(self._runs.values())), set[str | None]()
+        self._metrics.budget_left.set(self._ledger.left(runs))
+        for run in [None, *runs]:
             refusal = self._ledger.refusal(run)
             if refusal is None or (run is not None and None in refused):
                 continue
@@ -201,7 +201,7 @@ class Agent:
             log.warning("%s", trouble)
 
     def _answer(self, job: Job, answer: Answer) -> None:
-        self._metrics.cost.inc(price(self._settings.budget, answer.tokens_in or 0, answer.tokens_out or 0))
+        self._metrics.cost.inc(self._settings.budget.price(answer.tokens_in or 0, answer.tokens_out or 0))
         self._metrics.request(_outcome(job, answer), answer.seconds, answer.tokens_in, answer.tokens_out)
         if self._backoff.succeeded():
             self._trouble = ""
@@ -249,6 +249,7 @@ class Agent:
             self._runs.pop(endpoint, None)  # the next trainer there may have another run
         self._connected = set(connected)
         self._metrics.connected_trainers.set(len(connected))
+        self._metrics.busy_share.set(len(self._jobs) / self._settings.max_concurrency)
         state = self._now()
         if state != self._state:
             self._state = state

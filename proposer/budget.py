@@ -1,5 +1,6 @@
 """What requests to an LLM may cost, by run and by hour: a pure state machine; the clock is passed in."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,6 +70,20 @@ class Budget:
         refused = self._over(hour, limits.requests_per_hour, limits.tokens_per_hour, limits.cost_per_hour)
         return f"{refused} within an hour" if refused else None
 
+    def left(self, runs: Iterable[str], now: float) -> float:
+        """The smallest share left of any limit, of `runs` or within an hour; 1 without limits."""
+        limits = self._settings
+        per_run = (limits.requests, limits.tokens, limits.cost)
+        per_hour = (limits.requests_per_hour, limits.tokens_per_hour, limits.cost_per_hour)
+        used = [(self.state.runs.get(run, Counts()), per_run) for run in runs]
+        shares = [
+            1 - amount / limit
+            for counts, most in [*used, (self._last_hour(now), per_hour)]
+            for amount, limit in zip((counts.requests, counts.tokens, counts.cost), most, strict=True)
+            if limit is not None
+        ]
+        return max(0.0, min(shares, default=1.0))
+
     def start(self, run: str, now: float) -> Reservation:
         """Charge one more request; the caller has asked `refusal`."""
         largest = self.state.largest
@@ -79,7 +94,7 @@ class Budget:
     def settle(self, reservation: Reservation, tokens_in: int, tokens_out: int) -> None:
         """Charge what a request really cost."""
         tokens = tokens_in + tokens_out
-        cost = price(self._settings, tokens_in, tokens_out)
+        cost = self._settings.price(tokens_in, tokens_out)
         self._charge(reservation, 0, tokens - reservation.tokens, cost - reservation.cost)
         largest = self.state.largest
         largest.tokens = max(largest.tokens, tokens)
@@ -115,8 +130,3 @@ class Budget:
         if cost is not None and (used.cost >= cost or used.cost + largest.cost > cost * (1 + 1e-9)):
             return f"a cost of {used.cost:.4g} of {cost:g}"
         return None
-
-
-def price(settings: BudgetSettings, tokens_in: int, tokens_out: int) -> float:
-    """What tokens cost."""
-    return (tokens_in * settings.price_in + tokens_out * settings.price_out) / 1e6

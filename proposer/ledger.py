@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +56,13 @@ class Ledger:
             return Budget(self._settings, self._read().root.get(self._model)).refusal(run, self._clock())
         except UserError as error:
             return str(error)
+
+    def left(self, runs: Iterable[str]) -> float:
+        """The smallest share left of any limit, of `runs` or within an hour; 0 where the file cannot be read."""
+        try:
+            return Budget(self._settings, self._read().root.get(self._model)).left(runs, self._clock())
+        except UserError:
+            return 0.0
 
     def start(self, run: str) -> Reservation:
         """Charge a request that starts now.

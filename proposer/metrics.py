@@ -46,6 +46,13 @@ class ProposerMetrics:
         self.busy_seconds = Counter(
             "tandem_proposer_busy_seconds_total", "Time with at least one lease", registry=registry
         )
+        self.busy_share = Gauge(
+            "tandem_proposer_busy_share", "Requests under way, of proposer.max_concurrency", registry=registry
+        )
+        self.budget_left = Gauge(
+            "tandem_proposer_budget_left", "Share left of the tightest limit of proposer.budget", registry=registry
+        )
+        self.budget_left.set(1)
         self.connected_trainers = Gauge("tandem_proposer_connected_trainers", "Connected trainers", registry=registry)
         self.state_changes = CounterBy(
             "tandem_proposer_state_changes_total", "States entered", "state", get_args(State), registry

@@ -2,7 +2,8 @@
 
 scripts/bench overlap       does a slow LLM slow the training down?
 scripts/bench busy          how fast is a run while other processes keep cores busy?
-scripts/bench step          how fast is a gradient step, compared with PEFT under transformers' Trainer?
+scripts/bench page          do viewers of the live page slow the training down?
+scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
 """
 
 import argparse
@@ -160,7 +161,19 @@ def busy(options: argparse.Namespace) -> None:
     measurement.busy(options)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"overlap": overlap, "busy": busy, "step": step}
+def page(options: argparse.Namespace) -> None:
+    """Steps per second with viewers of the live page and without."""
+    import page_bench
+
+    page_bench.page(options)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "overlap": overlap,
+    "busy": busy,
+    "page": page,
+    "step": step,
+}
 
 
 def main() -> int:
@@ -179,10 +192,12 @@ def main() -> int:
     given.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
     given.add_argument("--rounds", type=int, default=3, help="windows with each number")
     given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
-    command = commands.add_parser(
-        "step", help="how fast is a gradient step, compared with PEFT under transformers' Trainer?"
-    )
-    command.add_argument(
+    told = commands.add_parser("page", help="do viewers of the live page slow the training down?")
+    told.add_argument("--viewers", type=int, default=5, help="viewers at once")
+    told.add_argument("--seconds", type=float, default=4.0, help="length of a window")
+    told.add_argument("--pairs", type=int, default=15, help="windows with viewers")
+    told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
+    told.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
     command.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")

@@ -34,7 +34,7 @@ def set_up(stream: TextIO | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Lines reach a pipe at once; a character that the encoding lacks is printed as its code.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    handler = _Lines(stream or sys.stdout)
+    handler = _Lines(stream)
     handler.setFormatter(_OneLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -43,11 +43,15 @@ def set_up(stream: TextIO | None = None) -> None:
 
 
 class _Lines(logging.Handler):
-    """Writes to a stream, above a progress bar if there is one."""
+    """Writes to a stream or standard output, above a progress bar or a live view if there is one."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
-        self._stream = stream
+        self._given = stream
+
+    @property
+    def _stream(self) -> TextIO:
+        return self._given or sys.stdout  # which a live view replaces by its own
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""

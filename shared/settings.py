@@ -230,6 +230,10 @@ class BudgetSettings(Section):
         per_hour = (self.requests_per_hour, self.tokens_per_hour, self.cost_per_hour)
         return any(limit is not None for limit in per_run + per_hour)
 
+    def price(self, tokens_in: int, tokens_out: int) -> float:
+        """What tokens cost."""
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
     @model_validator(mode="after")
     def check_prices(self) -> Self:
         """Money needs prices."""
@@ -346,6 +350,9 @@ class Settings(Section):
     """Device of the backbone: auto (the best there is), cpu, cuda, cuda:0, cuda:1, ... or mps."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of the trainer. Default: one for each core, which wait for each other only briefly."""
+    track: list[str] = []
+    """Trackers that follow the run, each with its package installed: tensorboard, wandb, mlflow, trackio or another of
+    accelerate.tracking."""
 
     task: TaskSettings = TaskSettings()
     backbone: BackboneSettings = BackboneSettings()

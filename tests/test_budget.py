@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from proposer.budget import MAX_RUNS, Budget, State, price
+from proposer.budget import MAX_RUNS, Budget, State
 from proposer.ledger import BudgetReached, Ledger
 from shared.errors import UserError
 from shared.settings import BudgetSettings
@@ -29,6 +29,19 @@ def test_without_limits_all_may_start():
     for _ in range(100):
         spend(free)
     assert free.refusal("r", NOW) is None
+
+
+def test_what_is_left_is_the_smallest_share_of_any_limit():
+    assert budget().left(["r"], NOW) == 1.0
+    limited = budget(requests=10, tokens=1000, cost_per_hour=0.01, price_in=100)
+    assert limited.left(["r"], NOW) == 1.0
+    spend(limited, tokens=(7, 300))
+    assert limited.left(["r"], NOW) == pytest.approx(1 - 307 / 1000)
+    assert limited.left(["another"], NOW) == pytest.approx(1 - 7 * 100 / 1e6 / 0.01)
+    for _ in range(9):
+        spend(limited, tokens=(0, 0))
+    assert limited.left(["another", "r"], NOW) == 0.0
+    assert limited.left([], NOW + 7200) == 1.0
 
 
 def test_requests_are_limited_by_run():
@@ -119,7 +132,7 @@ def test_no_limit_is_passed_by_more_than_one_unknown_request(made, tokens, hourl
 
 
 def test_prices_are_for_a_million_tokens():
-    assert price(BudgetSettings(price_in=3, price_out=15), 1_000_000, 100_000) == pytest.approx(4.5)
+    assert BudgetSettings(price_in=3, price_out=15).price(1_000_000, 100_000) == pytest.approx(4.5)
     with pytest.raises(ValidationError, match="price_in"):
         BudgetSettings(cost=1)
 

@@ -1,7 +1,14 @@
 """The view of a run on a terminal, and its plain lines elsewhere."""
 
+import json
+import re
+import shutil
+import subprocess
+import sys
+
 import pytest
 from conftest import run_program
+from processes import ROOT, SMALL, Household, until
 from report_runs import HOSTILE, event, make_run, summary, told
 from rich.console import Console
 
@@ -56,3 +63,59 @@ def test_elsewhere_it_prints_a_line_and_ends_with_the_run(tmp_path, end):
 def test_a_run_that_does_not_exist_is_refused(tmp_path):
     assert "nowhere" in run_program(main, "nowhere", "--folder", tmp_path).refused()
     assert "--help" in run_program(main, "--nothing").refused()
+
+
+def stands_below_lines(screen):
+    """Whether one whole view, and nothing else, stands below the lines of a running trainer."""
+    above, _, view = screen.partition("╭")
+    frame = view.splitlines()
+    return (
+        "dev" in above
+        and "│" not in above
+        and "time left" in view
+        and " of 200 lane-steps" in frame[-1]
+        and frame[-1].startswith("╰")
+        and all(line.startswith("│") and line.endswith("│") for line in frame[1:-1])
+    )
+
+
+@pytest.mark.skipif(not shutil.which("tmux"), reason="NO TERMINAL TEST RAN: apt-get install tmux")
+def test_on_a_terminal_a_trainer_shows_the_view_below_its_lines(tmp_path):
+    """What a terminal of 100 columns shows while a run goes on, and all that it showed at its end."""
+
+    def tmux(*arguments):
+        return subprocess.run(
+            ["tmux", "-f", "/dev/null", "-S", str(tmp_path / "tmux"), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    def screen(*options):
+        return tmux("capture-pane", "-p", *options).rstrip()
+
+    settings = {**SMALL, "TANDEM_FOLDER": str(tmp_path / "runs"), "TANDEM_THREADS": "1"}
+    environment = [f"{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "trainer", "demo", "--name", "seen", "--steps", "200"]
+    controls = ["--restarts.source", "vocabulary", "--num_evals", "20"]
+    tmux("new-session", "-d", "-x", "100", "-y", "40", "-c", str(ROOT), "env", *environment, *command, *controls)
+    try:
+        tmux("set-option", "-g", "remain-on-exit", "on")
+        until(lambda: stands_below_lines(screen()), "a whole view below the lines")
+        until(lambda: "summary.json" in screen(), "the end")
+        whole = screen("-S", "-")
+    finally:
+        tmux("kill-server")
+    history = (tmp_path / "runs" / "seen" / "history.jsonl").read_text()
+    evaluated = [event["step"] for event in map(json.loads, history.splitlines()) if event["kind"] == "evaluation"]
+    assert len(evaluated) == 21
+    assert re.findall(r"^step (\d+)/200 ", whole, re.MULTILINE) == list(map(str, evaluated))
+    assert not any(sign in whole for sign in "╭│╰")
+
+
+def test_elsewhere_a_trainer_writes_plain_lines(tmp_path):
+    with Household(tmp_path, **SMALL, TANDEM_RESTARTS__POLICY="none", TANDEM_STEPS="20", FORCE_COLOR="1") as home:
+        trainer = home.trainer("demo")
+        assert trainer.wait() == 0
+    assert "step 20/20" in trainer.text
+    assert "\x1b" not in trainer.text and "╭" not in trainer.text

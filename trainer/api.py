@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -130,7 +130,7 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
     server = health.start(settings.metrics, metrics.registry, life, page)
     hooks.signals.farewell = f"stopped; continue with: python -m trainer --resume {directory.path}"
     try:
-        with hooks.signals.installed():
+        with hooks.signals.installed(), _trackers(settings, directory):
             return _tune_and_test(directory, settings, record, hooks, metrics, life)
     except Stopped:
         log.info(hooks.signals.farewell)
@@ -145,6 +145,14 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
         directory.close()
         if server:
             server.close()
+
+
+def _trackers(settings: Settings, directory: RunDirectory) -> AbstractContextManager[object]:
+    if not settings.track:
+        return nullcontext()
+    from trainer.trackers import Trackers  # here, since accelerate's trackers take seconds to import
+
+    return Trackers(settings, directory)
 
 
 def _report(directory: RunDirectory) -> None:
@@ -171,8 +179,11 @@ def _tune_and_test(
     task = load_task(settings.task, settings.seed, settings.backbone.template)
     directory.check_data({name: fingerprint(getattr(task, name)) for name in ("train", "dev", "test")})
     settings = resolve_budget(settings, len(task.train.examples))
-    _announce(directory, settings, task)
-    context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
+    log.info(
+        "run %s: recipe %s, seed %d, %d lane-steps", directory.path, settings.recipe, settings.seed, settings.steps
+    )
+    metrics.budget.set(settings.steps)
+    context = TuningContext(task, hooks.load(settings, task), life.beat)
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
     try:

@@ -70,8 +70,10 @@ class Loop:
             seconds = time.monotonic() - began
             state.seconds += seconds
             state.stalled_seconds += bus_seconds
+            counts = self._counts()
+            waits = counts is not None and self.proposals is not None and self.proposals.digest_waits()
             self.observers(
-                Stepped(state.lane_steps, lanes, train_losses, seconds - bus_seconds, bus_seconds, self._counts())
+                Stepped(state.lane_steps, lanes, train_losses, seconds - bus_seconds, bus_seconds, counts, waits)
             )
         if self.proposals:
             self.proposals.finish()

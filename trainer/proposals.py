@@ -84,6 +84,10 @@ class Proposals:
                 self.state.restarts.lease_ended(event.lease)
                 self.observers(LeaseLost(event.lease, event.how, self.state.lane_steps))
 
+    def digest_waits(self) -> bool:
+        """Whether proposals are due and no proposer is free."""
+        return self.state.restarts.wants(self.state.lane_steps) and not self.channel.can_lease()
+
     def judge_trials(self) -> None:
         """End the trials whose steps are over: the challenger becomes the incumbent or is dropped."""
         for lane in self.state.lanes[1:]:
@@ -171,7 +175,7 @@ class Proposals:
             else:
                 outcome = state.restarts.replaced(candidate, state.dev.loss)
                 self._adopt(lane)
-                self.observers(TrialJudged(lane, candidate.lease, outcome, state.lane_steps))
+                self.observers(TrialJudged(lane, candidate.lease, outcome, state.lane_steps, candidate.score))
                 self.evaluator.evaluate(state.lanes)
 
     def _judge(self, challenger: Lane) -> None:
@@ -182,7 +186,7 @@ class Proposals:
         if outcome.outcome == "adopted":
             state.dev = contender
             self._adopt(challenger)
-        self.observers(TrialJudged(challenger, lease, outcome, state.lane_steps))
+        self.observers(TrialJudged(challenger, lease, outcome, state.lane_steps, contender.loss))
 
     def _adopt(self, lane: Lane) -> None:
         self.state.lanes[0] = lane

@@ -1,5 +1,6 @@
 """One training: from its checkpoint, or from the start, until the budget is used up."""
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from trainer.runs.signals import Stopped, StopSignals
 from trainer.search.context import TuningContext
 from trainer.search.digest import DigestWriter
 from trainer.search.evaluation import EvalResult, evaluate
-from trainer.search.events import Listener, Observers
+from trainer.search.events import Event, Listener, Observers, Stepped, WritesFailed
 from trainer.search.lanes import open_lane
 from trainer.search.pool import Pool, Snapshot, TuningResult
 from trainer.search.prompt_init import PromptInit
@@ -33,6 +34,7 @@ from trainer.search.schedule import steps_per_epoch
 from trainer.search.state import RunState
 from trainer.search.trajectory import Trajectory
 from trainer.sources import open_channel, publisher
+from trainer.watch import live
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +81,12 @@ def tune(
             channel, directory.path / RECORD, lambda: state.lane_steps, truncate_to=offsets[RECORD]
         )
     history_log = AppendLog(directory.path / HISTORY, keep=offsets[HISTORY])
-    history = History(history_log)
+    history = History(history_log, settings.proposer.budget)
     history.write("resumed" if resumed else "started", state.lane_steps, **_about(settings, context, directory))
-    files = RunFiles(directory, state, prompt_init, history_log, channel)
-    with Console(settings.steps, state.lane_steps) as console:
+    files = RunFiles(directory, state, prompt_init, history_log, channel, Observers(listeners := list(listeners)))
+    with live(directory.path):
         publish = [] if channel is None else [publisher(channel, directory.id)]
-        observers = Observers([state.trajectory, *publish, history, console, *listeners])
+        observers = Observers([state.trajectory, *publish, history, Console(settings.steps), *listeners, files])
         descent = Descent(settings, backbone, train, state, signals)
         evaluator = Evaluator(backbone, dev, state, signals)
         digests = DigestWriter(
@@ -117,7 +119,7 @@ def tune(
         )
         try:
             with signals.deferred():
-                _run(loop, files, history)
+                _run(loop, files, history, signals)
         except Diverged as error:
             if state.pool.snapshots:
                 error.best = state.pool.result(backbone, dev, settings.average)
@@ -149,7 +151,22 @@ class RunFiles:
     prompt_init: PromptInit
     history: AppendLog
     record: RecordingChannel | None
+    observers: Listener
+    """Learns of writes that failed."""
     failures: int = 0
+    """Checkpoints that could not be saved."""
+    _reported: int = 0
+
+    def __call__(self, event: Event) -> None:
+        """After each step, report the writes that failed since the last report."""
+        if not isinstance(event, Stepped):
+            return
+        record = self.record.errors if self.record else 0
+        if (times := self.history.errors + record + self.failures) > self._reported:
+            self._reported = times
+            self.observers(
+                WritesFailed({"history": self.history.errors, "record": record, "checkpoint": self.failures})
+            )
 
     def save(self, proposals: Proposals | None) -> bool:
         """Save a checkpoint with all that has arrived; false, with a warning, if the disk does not take it."""
@@ -165,13 +182,16 @@ class RunFiles:
         return True
 
 
-def _run(loop: Loop, files: RunFiles, history: History) -> None:
+def _run(loop: Loop, files: RunFiles, history: History, signals: StopSignals) -> None:
     """Run the loop and save all of it at its end, also where a signal is the end."""
     try:
         loop.run()
     except Stopped:
-        history.write("stopped", files.state.lane_steps)
+        history.write("stopped", files.state.lane_steps, reason=signals.name)
         _save_finally(files, loop.proposals)
+        raise
+    except UserError as error:
+        history.write("stopped", files.state.lane_steps, reason=str(error))
         raise
     history.write("ended", files.state.lane_steps, seconds=round(files.state.seconds, 3))
     _save_finally(files, loop.proposals)
@@ -212,4 +232,6 @@ def _about(settings: Settings, context: TuningContext, directory: RunDirectory) 
         "mode": settings.restarts.mode,
         "task": context.task.description,
         "labels": context.task.labels[:100],
+        "settings": hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16],
+        "versions": directory.versions,
     }

@@ -1,8 +1,14 @@
-"""`python -m trainer.watch RUN`: a run as it goes on, on a terminal; plain lines elsewhere."""
+"""A run as it goes on, on a terminal: below the trainer's lines, or elsewhere with `python -m trainer.watch RUN`."""
 
 import argparse
+import logging
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -12,11 +18,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from shared.errors import UserError, run_command
+from shared.errors import UserError, first_line, run_command
 from trainer.report.facts import adopted, adopted_of_tried, duration, number, progress, signed
 from trainer.report.run import Run
 from trainer.report.text import visible
 from trainer.runs.directory import find_run
+
+log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.5
 RECENT_STEPS = 200
@@ -44,7 +52,7 @@ def main() -> int:
 
 
 def view(run: Run) -> Panel:
-    """The run as it is now: bar, losses, lanes, last adoption, what the LLM does, time left."""
+    """The run now: bar, losses, lanes, last adoption, what the LLM does, time left."""
     done, budget = run.view.lane_steps, run.budget
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim")
@@ -53,6 +61,34 @@ def view(run: Run) -> Panel:
     for name, value in _facts(run):
         rows.add_row(name, Text(value))
     return Panel(rows, title=Text(visible(run.name)), subtitle=Text(progress(run)))
+
+
+@contextmanager
+def live(path: Path) -> Iterator[None]:
+    """Show the run at `path` below the lines of the log; nothing where standard output is not a terminal."""
+    if not sys.stdout.isatty():
+        yield
+        return
+    run, ending = Run(path), threading.Event()
+    with Live(view(run), auto_refresh=False, transient=True) as shown:
+        shown.console.show_cursor()  # a process that is killed leaves the terminal usable
+        thread = threading.Thread(target=_follow, args=(run, shown, ending), name="view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ending.set()
+            thread.join()
+
+
+def _follow(run: Run, shown: Live, ending: threading.Event) -> None:
+    """Redraw in a thread of its own: training does not wait for a terminal."""
+    try:
+        while not ending.wait(REFRESH_SECONDS):
+            if run.refresh():
+                shown.update(view(run), refresh=True)
+    except Exception as error:
+        log.warning("the view of the run ends (%s); training continues", first_line(error))
 
 
 def line(run: Run) -> str:
@@ -94,10 +130,10 @@ def _asking(run: Run) -> str:
     answered = {event.asked for event in view.proposals.values()}
     open_ = [digest.step for digest in view.digests.values() if digest.step not in answered]
     last = next(reversed(view.proposals.values()), None)
-    told = f"{len(view.proposals)} answers" + (f", the last from {visible(last.model, 60)}" if last else "")
+    text = f"{len(view.proposals)} answers" + (f", the last from {visible(last.model, 60)}" if last else "")
     if open_ and run.state() == "running":
-        told += f"; asked at step {open_[-1]}"
-    return told
+        text += f"; asked at step {open_[-1]}"
+    return text
 
 
 def _watch(run: Run, console: Console) -> None:

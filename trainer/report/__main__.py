@@ -1,4 +1,4 @@
-"""`python -m trainer.report RUN [RUN ...]`: write the report of one run, or of several beside each other."""
+"""`python -m trainer.report RUN [RUN ...]`: write the report of one run, or of several side by side."""
 
 import argparse
 from pathlib import Path

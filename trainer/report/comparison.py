@@ -1,4 +1,4 @@
-"""Several runs beside each other: arms, seeds, intervals and paired differences."""
+"""Several runs side by side: arms, seeds, intervals and paired differences."""
 
 import re
 from collections.abc import Sequence
@@ -136,12 +136,12 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
 
 def forest(rows: Sequence[Arm], width: int) -> Forest | None:
     """The arms' test scores; None before any run is finished."""
-    told = [(arm, arm.total) for arm in rows if arm.total]
-    if not told:
+    scored = [(arm, arm.total) for arm in rows if arm.total]
+    if not scored:
         return None
     left, right, step = min(170, width // 3), 16, 30
-    low = min(min(total.low, *arm.scores.values()) for arm, total in told)
-    high = max(max(total.high, *arm.scores.values()) for arm, total in told)
+    low = min(min(total.low, *arm.scores.values()) for arm, total in scored)
+    high = max(max(total.high, *arm.scores.values()) for arm, total in scored)
     pad = (high - low) * 0.05 or 1.0
     low, high = low - pad, high + pad
 
@@ -157,10 +157,10 @@ def forest(rows: Sequence[Arm], width: int) -> Forest | None:
             x(total.mean),
             [(x(score), f"seed {seed % 1_000_000}: {score:.1f}%") for seed, score in arm.scores.items()],
         )
-        for index, (arm, total) in enumerate(told)
+        for index, (arm, total) in enumerate(scored)
     ]
     marks = [(x(tick), f"{tick:g}") for tick in ticks(low, high, max(3, width // 120))]
-    label = f"Test {told[0][0].measure} in percent: mean with 95 percent interval, a dot a seed"
+    label = f"Test {scored[0][0].measure} in percent: mean with 95 percent interval, a dot a seed"
     return Forest(width, 24 + step * len(drawn) + 18, label, drawn, marks)
 
 

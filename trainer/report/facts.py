@@ -76,7 +76,7 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """One candidate with its fate."""
+    """One candidate with its outcome."""
 
     words: str
     step: int
@@ -145,8 +145,8 @@ def progress(run: Run) -> str:
     state, done, budget = run.state(), run.view.lane_steps, run.budget
     if state == "finished":
         return f"finished, {done:,} lane-steps"
-    told = {"stopped": "stopped at", "running": "running,", "stale": "stale: no news from it since"}[state]
-    return f"{told} {done:,} of {budget:,} lane-steps" if budget else f"{told} {done:,} lane-steps"
+    state_text = {"stopped": "stopped at", "running": "running,", "stale": "stale: no news from it since"}[state]
+    return f"{state_text} {done:,} of {budget:,} lane-steps" if budget else f"{state_text} {done:,} lane-steps"
 
 
 def loss_chart(run: Run, width: int, height: int) -> Chart | None:
@@ -237,10 +237,10 @@ def lineage(run: Run) -> list[Ancestor]:
     prompt = run.config.get("prompt")
     settings: dict[str, Any] = prompt if isinstance(prompt, dict) else {}
     origin = next(iter(run.summary.get("lineage") or []), None)
-    told = origin.get("words") if isinstance(origin, dict) else None
+    given = origin.get("words") if isinstance(origin, dict) else None
     source = str(settings.get("init") or "words")
     first = next(iter(view.evaluations.values()), None)
-    words = told or (str(settings.get("words")) if source == "words" else first.words if first else "")
+    words = given or (str(settings.get("words")) if source == "words" else first.words if first else "")
     start = Ancestor(0, visible(words), {"random": "noise, near", "vocabulary": "random words"}.get(source, "start"))
     return [start, *(Ancestor(e.step, visible(e.words), "adopted", e.gain) for e in adopted(view))]
 

@@ -98,7 +98,7 @@ class View:
     trials: dict[int, TrialOpened] = field(default_factory=dict)
     """By lane."""
     outcomes: dict[tuple[int, str, str, str], OutcomeReached] = field(default_factory=dict)
-    """By lane-steps, lease, words and fate."""
+    """By lane-steps, lease, words and outcome."""
     unreadable: int = 0
     """Lines that are not an event."""
 

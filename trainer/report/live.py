@@ -21,7 +21,7 @@ from trainer.report.run import Run
 FRESH_SECONDS = 1.0
 """The history is read again when the last look is older than this, however many ask."""
 REST = 200
-"""And when so many times the duration of the last rendering have passed, so that viewers cost half a percent."""
+"""And when this many times the duration of the last rendering have passed, so that viewers cost half a percent."""
 
 
 @dataclass(frozen=True)

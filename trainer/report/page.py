@@ -46,7 +46,7 @@ def write(path: Path, page: str) -> Path:
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The report of one run, or of several beside each other."""
+    """The report of one run, or of several side by side."""
     title = visible(runs[0].name) if len(runs) == 1 else f"{len(runs)} runs"
     return _page(title, sections(runs), "")
 
@@ -86,11 +86,11 @@ def _run_values(run: Run) -> dict[str, Any]:
     shown, digests = facts.substitutions(run)
     rows = facts.candidates(run)
     about, task = run.about, run.config.get("task")
-    told = about.task or (task.get("description") if isinstance(task, dict) else None)
+    description = about.task or (task.get("description") if isinstance(task, dict) else None)
     return {
         "run": run,
         "name": visible(run.name),
-        "task": visible(told or ""),
+        "task": visible(description or ""),
         "labels": [visible(label, 100) for label in about.labels],
         "state": run.state(),
         "progress": facts.progress(run),

@@ -122,8 +122,8 @@ class Run:
     @property
     def about(self) -> About:
         """What the last process of the run said of it; nothing known in an old history."""
-        told: list[About] = [turn for turn in self.view.turns if isinstance(turn, Resumed)]
-        return told[-1] if told else self.view.started or About()
+        resumed: list[About] = [turn for turn in self.view.turns if isinstance(turn, Resumed)]
+        return resumed[-1] if resumed else self.view.started or About()
 
     def state(self, now: float | None = None) -> State:
         """Whether it goes on; stale where it does not say that it ended, but nothing came for a while."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -92,7 +93,7 @@ class RunDirectory:
     def begin(self, settings: Settings) -> None:
         """Write what a run is, before its first event."""
         self.write_json(CONFIG, settings.model_dump(mode="json"))
-        versions = {name: version(name) for name in ("torch", "transformers")}
+        versions = {"python": python_version()} | {name: version(name) for name in ("torch", "transformers")}
         self.write_json(
             IDENTITY,
             {"id": f"{self.name[:150]}-{secrets.token_hex(8)}", "created": time.time(), "versions": versions},
@@ -109,6 +110,11 @@ class RunDirectory:
     def id(self) -> str:
         """Unique for each run, also among runs of one name."""
         return str(read_json(self.path / IDENTITY)["id"])
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of Python and the packages that shape the result, as the run began."""
+        return dict(read_json(self.path / IDENTITY).get("versions", {}))
 
     @property
     def is_finished(self) -> bool:

@@ -16,11 +16,13 @@ from trainer.search.events import (
     ProposalReceived,
     Stepped,
     TrialJudged,
+    WritesFailed,
 )
 
 OUTCOMES = get_args(CandidateOutcome.model_fields["outcome"].annotation)
 LEASE_OUTCOMES = get_args(Ending)
 REJECT_REASONS = get_args(Reject.model_fields["reason"].annotation)
+WRITTEN = ("history", "record", "checkpoint")
 
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 BUS_SECONDS = (1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -72,12 +74,16 @@ class TrainerMetrics:
         )
         self._lanes = Gauge("tandem_trainer_lanes", "Lanes in training, the incumbent included", registry=registry)
         loss = Gauge("tandem_trainer_loss", "The incumbent's loss when last measured", ["split"], registry=registry)
+        self.budget = Gauge("tandem_trainer_budget_lane_steps", "Lane-steps of the whole run", registry=registry)
         self.train_loss, self.dev_loss = loss.labels("train"), loss.labels("dev")
         for gauge in (self.train_loss, self.dev_loss):
             gauge.set(math.nan)  # before the first measurement, 0 would look like a perfect fit
         self.digests = Counter("tandem_trainer_digests_total", "Digests leased to proposers", registry=registry)
+        self._digest_waits = Gauge(
+            "tandem_trainer_digest_waiting", "1 while proposals are due and no proposer is free", registry=registry
+        )
         self.candidates = CounterBy(
-            "tandem_trainer_candidates_total", "Candidates by what became of them", "outcome", OUTCOMES, registry
+            "tandem_trainer_candidates_total", "Candidates by their outcome", "outcome", OUTCOMES, registry
         )
         self.staleness = Histogram(
             "tandem_trainer_staleness_steps",
@@ -86,6 +92,9 @@ class TrainerMetrics:
             registry=registry,
         )
         self.trial_gain = TrialMargin(registry)
+        self._write_errors = CounterBy(
+            "tandem_trainer_write_errors_total", "Writes that the disk did not take", "file", WRITTEN, registry
+        )
         self._peers = Gauge("tandem_trainer_peers", "Connected proposers", registry=registry)
         self._live = Gauge("tandem_trainer_leases_live", "Leases not yet ended", registry=registry)
         self._leases = CounterBy(
@@ -113,6 +122,8 @@ class TrainerMetrics:
             case CandidatesPassedOver():
                 for outcome in event.outcomes:
                     self.candidates.inc(outcome.outcome)
+            case WritesFailed():
+                self._write_errors.follow(event.times)
 
     def _step(self, event: Stepped) -> None:
         self._steps.inc()
@@ -124,5 +135,6 @@ class TrainerMetrics:
         if counts := event.counts:
             self._peers.set(counts.peers)
             self._live.set(counts.live)
+            self._digest_waits.set(event.digest_waits)
             self._leases.follow(counts.ended)
             self._rejected.follow(counts.rejected)

@@ -1,4 +1,4 @@
-"""Reports a run: events to its history, lines to people, a progress bar to a terminal."""
+"""Reports a run: events to its history, lines to people."""
 
 import json
 import logging
@@ -6,9 +6,9 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from bus.messages import CandidateOutcome
+from bus.messages import CandidateOutcome, Usage
 from shared.append_log import AppendLog
-from trainer.progress import step_bar
+from shared.settings import BudgetSettings
 from trainer.search.events import (
     CandidatesPassedOver,
     CandidatesScored,
@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 class History:
     """Writes the events of docs/history.md, one JSON line each."""
 
-    def __init__(self, log: AppendLog) -> None:
+    def __init__(self, log: AppendLog, prices: BudgetSettings) -> None:
         self._log = log
+        self._prices = prices
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one event; `step` is in lane-steps."""
@@ -77,6 +78,7 @@ class History:
                     candidates=len(proposal.candidates),
                     new=event.new,
                     **proposal.usage.model_dump(),
+                    cost=self._cost(proposal.usage),
                 )
             case LeaseLost():
                 self.write("lease_ended", event.lane_steps, lease=event.lease, how=event.how)
@@ -95,32 +97,30 @@ class History:
                     score=candidate.score,
                 )
             case TrialJudged(lane=lane):
-                self.write(
-                    "outcome", event.lane_steps, lane=lane.number, lease=event.lease, **event.outcome.model_dump()
-                )
+                values = {"lane": lane.number, "lease": event.lease, "dev_loss": event.dev_loss}
+                self.write("outcome", event.lane_steps, **values, **event.outcome.model_dump())
             case CandidatesPassedOver():
                 for outcome in event.outcomes:
                     self.write("outcome", event.lane_steps, lease=event.lease, **outcome.model_dump())
 
+    def _cost(self, usage: Usage) -> float | None:
+        """None without prices, or where the proposer counts no tokens."""
+        tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
+        has_prices = self._prices.price_in or self._prices.price_out
+        if not has_prices or tokens_in is None or tokens_out is None:
+            return None
+        return self._prices.price(tokens_in, tokens_out)
+
 
 class Console:
-    """Log lines, and on a terminal a progress bar. Context manager."""
+    """Log lines."""
 
-    def __init__(self, budget: int, lane_steps: int) -> None:
+    def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._bar = step_bar(budget, lane_steps)
-
-    def __enter__(self) -> "Console":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
 
     def __call__(self, event: Event) -> None:
         """Report `event`."""
         match event:
-            case Stepped():
-                self._bar.update(len(event.lanes))
             case Evaluated():
                 self._evaluated(event)
             case DigestLeased(digest=digest):

@@ -28,6 +28,11 @@ class StopSignals:
         self._deferred = False
         self._interruptible = False
 
+    @property
+    def name(self) -> str | None:
+        """Name of the signal that came; None where a caller asked for the stop."""
+        return signal.Signals(self.number).name if self.number else None
+
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Handle both signals inside; outside of the main thread, where Python allows no handlers, do nothing."""

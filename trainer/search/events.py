@@ -27,6 +27,8 @@ class Stepped:
     bus_seconds: float
     counts: Counts | None
     """How the bus stands, every few iterations; None in between and without proposers."""
+    digest_waits: bool = False
+    """Whether proposals are due and no proposer is free; known where `counts` are."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class TrialJudged:
     lease: str
     outcome: CandidateOutcome
     lane_steps: int
+    dev_loss: float | None = None
+    """The challenger's development loss at judgement; None where it became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,14 @@ class CandidatesPassedOver:
     lease: str
     outcomes: list[CandidateOutcome]
     lane_steps: int
+
+
+@dataclass(frozen=True)
+class WritesFailed:
+    """The disk did not take what the run wrote. Training continues."""
+
+    times: dict[str, int]
+    """By file: history, record or checkpoint. Counted since the process began."""
 
 
 Event = (
@@ -127,6 +139,7 @@ Event = (
     | TrialOpened
     | TrialJudged
     | CandidatesPassedOver
+    | WritesFailed
 )
 Listener = Callable[[Event], None]
 
