@@ -179,11 +179,9 @@ def _tune_and_test(
     task = load_task(settings.task, settings.seed, settings.backbone.template)
     directory.check_data({name: fingerprint(getattr(task, name)) for name in ("train", "dev", "test")})
     settings = resolve_budget(settings, len(task.train.examples))
-    log.info(
-        "run %s: recipe %s, seed %d, %d lane-steps", directory.path, settings.recipe, settings.seed, settings.steps
-    )
+    _announce(directory, settings, task)
     metrics.budget.set(settings.steps)
-    context = TuningContext(task, hooks.load(settings, task), life.beat)
+    context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
     try:

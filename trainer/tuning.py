@@ -17,6 +17,7 @@ from trainer.backbones.stack import stack
 from trainer.descent import Descent
 from trainer.evaluator import Diverged, Evaluator
 from trainer.loop import Loop
+from trainer.progress import step_bar
 from trainer.proposals import Proposals
 from trainer.runs.checkpoint import load_checkpoint, save_checkpoint
 from trainer.runs.directory import HISTORY, RECORD, RunDirectory
@@ -84,9 +85,9 @@ def tune(
     history = History(history_log, settings.proposer.budget)
     history.write("resumed" if resumed else "started", state.lane_steps, **_about(settings, context, directory))
     files = RunFiles(directory, state, prompt_init, history_log, channel, Observers(listeners := list(listeners)))
-    with live(directory.path):
+    with live(directory.path), step_bar(settings.steps, state.lane_steps) as bar:
         publish = [] if channel is None else [publisher(channel, directory.id)]
-        observers = Observers([state.trajectory, *publish, history, Console(settings.steps), *listeners, files])
+        observers = Observers([state.trajectory, *publish, history, Console(settings.steps, bar), *listeners, files])
         descent = Descent(settings, backbone, train, state, signals)
         evaluator = Evaluator(backbone, dev, state, signals)
         digests = DigestWriter(

@@ -113,14 +113,18 @@ class History:
 
 
 class Console:
-    """Log lines."""
+    """Log lines, and in a notebook a progress bar."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, bar: Any) -> None:
+        """Report a run of `budget` lane-steps, to a `bar` as of tqdm too."""
         self._budget = budget
+        self._bar = bar
 
     def __call__(self, event: Event) -> None:
         """Report `event`."""
         match event:
+            case Stepped():
+                self._bar.update(len(event.lanes))
             case Evaluated():
                 self._evaluated(event)
             case DigestLeased(digest=digest):
