@@ -23,7 +23,7 @@ from trainer.runs.reporting import Console, History
 from trainer.runs.signals import Stopped, StopSignals
 from trainer.search.context import TuningContext
 from trainer.search.digest import DigestWriter
-from trainer.search.evaluation import EvalResult, evaluate
+from trainer.search.evaluation import EvalResult, evaluate, scoring_cost
 from trainer.search.events import Listener, Observers
 from trainer.search.lanes import open_lane
 from trainer.search.pool import Pool, Snapshot, TuningResult
@@ -83,7 +83,7 @@ def tune(
     history.write("resumed" if resumed else "started", state.lane_steps, **_about(settings, context, directory))
     files = RunFiles(directory, state, prompt_init, history_log, channel)
     with Console(settings.steps, state.lane_steps) as console:
-        publish = [] if channel is None else [publisher(channel, directory.id)]
+        publish = [publisher(channel, directory.id)] if channel and settings.restarts.digest == "full" else []
         observers = Observers([state.trajectory, *publish, history, console, *listeners])
         descent = Descent(settings, backbone, train, state, signals)
         evaluator = Evaluator(backbone, dev, state, signals)
@@ -98,7 +98,17 @@ def tune(
         )
         proposals = (
             Proposals(
-                settings, state, channel, prompt_init, digests, descent, evaluator, observers, signals, context.beat
+                settings,
+                state,
+                channel,
+                prompt_init,
+                digests,
+                descent,
+                evaluator,
+                observers,
+                signals,
+                scoring_cost(dev, train, settings.optimizer.batch_size, settings.prompt.num_tokens),
+                context.beat,
             )
             if channel
             else None
