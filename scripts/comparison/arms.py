@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shared.config import load
 from shared.errors import UserError
 from shared.settings import Settings
 
@@ -62,7 +63,11 @@ class Arm:
 
 
 def changed(settings: Settings, changes: Changes) -> Settings:
-    """`settings` with values changed, each named `key` or `section.key`."""
+    """`settings` with values changed, each named `key` or `section.key`.
+
+    Raises:
+        UserError: the values are impossible together.
+    """
     sections: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         section, _, key = name.rpartition(".")
@@ -70,7 +75,7 @@ def changed(settings: Settings, changes: Changes) -> Settings:
     update = sections.pop("", {})
     for section, values in sections.items():
         update[section] = getattr(settings, section).model_copy(update=values)
-    return settings.model_copy(update=update)
+    return load(settings.model_copy(update=update).model_dump(), "scripts/compare")
 
 
 def named(name: str) -> Arm:

@@ -1,6 +1,7 @@
 """Conditions: what all arms of a table share, a recipe with its start and its number of examples."""
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ def grid(recipes: list[str], starts: list[str], shots: list[int]) -> list[Condit
     Raises:
         UserError: two recipes would share a folder.
     """
-    found = [
-        Condition(recipe, start, count) for recipe in recipes for start in starts or [None] for count in shots or [None]
-    ]
+    every_start: list[str | None] = [*starts] or [None]
+    every_count: list[int | None] = [*shots] or [None]
+    found = [Condition(*values) for values in product(recipes, every_start, every_count)]
     names = [condition.name for condition in found]
     if len(set(names)) < len(names):
         raise UserError(f"two conditions have the same name: {', '.join(sorted(names))}")

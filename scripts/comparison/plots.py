@@ -21,7 +21,7 @@ STYLES = ("-", "--", "-.", ":")
 GRID = 200
 """Points at which curves are averaged."""
 FORMATS = ("png", "pdf")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -36,7 +36,7 @@ STYLE = {
 def curves(results: ConditionResults, path: Path) -> None:
     """Write the lowest development loss so far, by lane-steps and by seconds, to `path` with each of `FORMATS`.
 
-    A line is the mean over seeds, its band the 95 percent t interval of the mean.
+    A line is the mean over seeds, its band the standard error of the mean.
     """
     axes_of: list[tuple[str, Callable[[Point], float]]] = [
         ("lane-steps", lambda point: point.lane_steps),
@@ -50,7 +50,7 @@ def curves(results: ConditionResults, path: Path) -> None:
             axis.set_xlabel(label)
             axis.set_xlim(left=0)
         axes[0].set_ylabel("lowest development loss so far")
-        axes[0].set_title(f"{results.name}, {len(results.plain.outcomes)} seeds")
+        axes[0].set_title(f"{results.name}, mean of {len(results.plain.outcomes)} seeds ± standard error")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
         _save(figure, path)
 
@@ -63,12 +63,12 @@ def _curve(axis: Any, arm: ArmResults, place: Callable[[Point], float], number: 
         return
     begin, end = max(line[0][0] for line in lines), min(line[-1][0] for line in lines)
     grid = np.linspace(begin, end, GRID)
-    values = np.array([np.interp(grid, *zip(*line, strict=True)) for line in lines])
+    values = np.array([np.interp(grid, [x for x, _ in line], [y for _, y in line]) for line in lines])
     colour = COLOURS[number % len(COLOURS)]
     axis.plot(grid, values.mean(0), color=colour, linestyle=STYLES[number % len(STYLES)], label=arm.name, linewidth=1.6)
     if len(lines) > 1:
-        halves = np.array([half.half for column in values.T if (half := interval(column.tolist()))], dtype=float)
-        axis.fill_between(grid, values.mean(0) - halves, values.mean(0) + halves, color=colour, alpha=0.12, linewidth=0)
+        errors = values.std(0, ddof=1) / len(values) ** 0.5
+        axis.fill_between(grid, values.mean(0) - errors, values.mean(0) + errors, color=colour, alpha=0.15, linewidth=0)
 
 
 def forest(rows: Sequence[tuple[str, Sequence[float]]], title: str, path: Path) -> None:

@@ -76,10 +76,11 @@ def make_runs(runs: list[PlannedRun], endpoints: list[str], progress: Progress) 
             if done.error:
                 raise UserError(done.error)
             progress(done)
-    finally:
+    except BaseException:
         for worker in workers:
-            if worker.is_alive():
-                worker.terminate()  # saves the run under way
+            worker.terminate()  # saves the run under way
+        raise
+    finally:
         for worker in workers:
             worker.join()
 
