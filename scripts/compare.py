@@ -2,21 +2,17 @@
 
     scripts/compare agnews sst2 --data ../shared/data --seeds 1-10
 
-Each run is kept in its own folder, so a comparison that was stopped continues where it was. The arm
-llm is the real thing: a proposer process, asked over ZeroMQ while the trainer trains.
+Each run is kept in its own folder, so a comparison that was stopped continues with the same command. The arms llm are
+the real thing: a proposer process, asked over ZeroMQ while the trainer trains. docs/compare.md describes the arms.
 """
 
 import argparse
-import logging
 import re
-import subprocess
+import shlex
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from typing import NoReturn, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -25,49 +21,51 @@ from shared import logs  # noqa: E402 - the checkout must be found first
 
 logs.set_up()
 
-from shared.config import CommandLine  # noqa: E402
+from comparison import tables  # noqa: E402
+from comparison.arms import ARMS, PLAIN, Arm, named, rates, with_delays  # noqa: E402
+from comparison.conditions import STARTS, Condition, grid  # noqa: E402
+from comparison.proposers import proposer  # noqa: E402
+from comparison.results import ConditionResults, read  # noqa: E402
+from comparison.runs import PlannedRun, plan  # noqa: E402
+from comparison.workers import Progress, make_runs  # noqa: E402
+
 from shared.errors import UserError, run_command  # noqa: E402
 from shared.settings import Settings  # noqa: E402
-from trainer import api  # noqa: E402
-from trainer.backbones import load_backbone  # noqa: E402
-from trainer.backbones.backbone import Backbone  # noqa: E402
-from trainer.runs.directory import SUMMARY, read_json  # noqa: E402
+from trainer.changes import refuse_differences  # noqa: E402
+from trainer.report.page import REPORT, render, write  # noqa: E402
+from trainer.report.run import Run  # noqa: E402
+from trainer.runs.directory import CONFIG, read_settings  # noqa: E402
 from trainer.runs.signals import Stopped, StopSignals  # noqa: E402
-from trainer.tasks.examples import Task  # noqa: E402
 
-ARMS = {
-    "head": ["--restarts.policy", "none", "--prompt.frozen"],
-    "plain": ["--restarts.policy", "none"],
-    "plain-slow": ["--restarts.policy", "none", "--optimizer.lr", "5e-4"],
-    "random": ["--restarts.source", "random"],
-    "vocabulary": ["--restarts.source", "vocabulary"],
-    "llm": ["--restarts.source", "bus"],
-    "llm-sync": ["--restarts.source", "bus", "--restarts.mode", "sync"],
-}
+Value = TypeVar("Value")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `scripts/compare --help` explains the options")
 
 
 def main() -> int:
-    """Make the runs that are missing, then print the comparison."""
+    """Make the runs that are missing, then write the comparison."""
     options, extra = _parse()
     if options.data and not options.data.is_dir():
         raise UserError(f"--data {options.data}: there is no such folder")
-    logging.getLogger("trainer").setLevel(logging.WARNING)
+    conditions = grid(options.recipes, options.starts, options.shots)
+    runs = {one.name: _plan(one, options, extra) for one in conditions}
     signals = StopSignals()
     try:
-        with signals.installed(), _proposer(options.arms, extra) as endpoint:
-            for recipe in options.recipes:
-                _run_recipe(recipe, options, ["--bus.bind", endpoint, *extra], signals)
+        with signals.installed():
+            _make([run for group in runs.values() for run in group], options.jobs, extra)
     except Stopped:
-        print("stopped; the same command goes on from here")
+        print("stopped; the same command continues from here")
         return 128 + signals.number
-    for recipe in options.recipes:
-        _print_recipe(recipe, options)
-    _print_mean(options)
+    rate_names = [arm.name for arm in rates(options.rates)]
+    _write([read(group, rate_names) for group in runs.values()], options.out)
     return 0
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="scripts/compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -83,10 +81,70 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--seeds", type=_seeds, default=_seeds("1-10"), help="like 1-10 or 1,2,5; default 1-10")
     parser.add_argument(
-        "--arms", type=_arms, default=_arms("plain,vocabulary,llm"), help=f"of {', '.join(ARMS)}; plain is always run"
+        "--arms",
+        type=_list(named),
+        default=_list(named)("plain,vocabulary,llm"),
+        help=f"of {', '.join(ARMS)}, and plain-N, plain tuning from N starts at once; plain is always run",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="where the runs are kept")
+    parser.add_argument(
+        "--rates",
+        type=_list(_positive(float)),
+        default=[5e-4, 1e-3, 2e-3],
+        help="learning rates that plain-best is chosen from on development data, besides the recipe's own; none: leave "
+        "plain-best out; default 5e-4,1e-3,2e-3",
+    )
+    parser.add_argument(
+        "--starts", type=_list(_start), default=[], help=f"of {', '.join(STARTS)}; default: the recipe's own start"
+    )
+    parser.add_argument(
+        "--shots", type=_list(_positive(int)), default=[], help="training examples a class, like 1,2,4,8,16"
+    )
+    parser.add_argument(
+        "--delay",
+        type=_list(_seconds),
+        default=[0],
+        help="seconds that the LLM sleeps before an answer, like 0,5,20,60",
+    )
+    parser.add_argument("--jobs", type=_positive(int), default=1, help="runs at a time; default 1")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="where runs and tables are kept")
     return parser.parse_known_args()
+
+
+def _list(item: Callable[[str], Value]) -> Callable[[str], list[Value]]:
+    def read_list(text: str) -> list[Value]:
+        if text == "none":
+            return []
+        try:
+            return list({part: item(part) for part in text.split(",")}.values())
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read_list
+
+
+def _positive(kind: type[Value]) -> Callable[[str], Value]:
+    def read_number(text: str) -> Value:
+        try:
+            value = kind(text)  # type: ignore[call-arg]
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number") from None
+        if not 0 < value < float("inf"):  # type: ignore[operator]
+            raise ValueError(f"{text} is not above 0")
+        return value
+
+    return read_number
+
+
+def _seconds(text: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", text):
+        raise ValueError(f"{text!r} is not a number of seconds")
+    return int(text)
+
+
+def _start(text: str) -> str:
+    if text not in STARTS:
+        raise ValueError(f"no start {text!r}; starts are {', '.join(STARTS)}")
+    return text
 
 
 def _seeds(text: str) -> list[int]:
@@ -95,129 +153,74 @@ def _seeds(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} names no seeds; write for example 1-10 or 1,2,5")
     for part in text.split(","):
         first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise argparse.ArgumentTypeError(f"{part}: the last seed is lower than the first")
         seeds += range(int(first), int(last or first) + 1)
-    return seeds
+    return list(dict.fromkeys(seeds))
 
 
-def _arms(text: str) -> list[str]:
-    arms = list(dict.fromkeys(["plain", *text.split(",")]))
-    if not set(arms) <= ARMS.keys():
-        raise argparse.ArgumentTypeError(f"arms are {', '.join(ARMS)}")
-    return arms
+def _plan(condition: Condition, options: argparse.Namespace, extra: list[str]) -> list[PlannedRun]:
+    """The runs of a condition; none has other settings than before."""
+    base = condition.settings(extra, options.data)
+    runs = plan(condition.name, base, _arms(options, base), options.seeds, options.out)
+    for run in runs:
+        if (run.path / CONFIG).is_file():
+            refuse_differences(read_settings(run.path), run.settings, run.path)
+    return runs
 
 
-@contextmanager
-def _proposer(arms: list[str], extra: list[str]) -> Iterator[str]:
-    """The address of the bus, with a proposer process on it if an arm needs one."""
-    with tempfile.TemporaryDirectory() as folder:
-        endpoint = f"ipc://{folder}/bus"
-        if not any(arm.startswith("llm") for arm in arms):
-            yield endpoint
-            return
-        command = [sys.executable, "-m", "proposer", "--bus.connect", endpoint, *extra]
-        with (Path(folder) / "log").open("w+") as output:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-            try:
-                yield endpoint
-            finally:
-                ended = process.poll()
-                process.terminate()
-                process.wait()
-            if ended is not None:
-                output.seek(0)
-                raise UserError(f"the proposer ended during the comparison: {output.read().strip()[-500:]}")
+def _arms(options: argparse.Namespace, base: Settings) -> list[Arm]:
+    """Plain tuning, plain tuning at other learning rates than the recipe's, and the arms asked for."""
+    others = rates([rate for rate in options.rates if rate != base.optimizer.lr])
+    asked = [arm for one in options.arms for arm in with_delays(one, options.delay)]
+    return list({arm.name: arm for arm in [named(PLAIN), *others, *asked]}.values())
 
 
-def _run_recipe(recipe: str, options: argparse.Namespace, extra: list[str], signals: StopSignals) -> None:
-    hooks = api.Hooks(load=SharedBackbone(), signals=signals)
-    for seed in options.seeds:
-        for arm in options.arms:
-            path = _path(recipe, arm, seed, options)
-            data = ["--task.path", str(_data(options.data, recipe))] if options.data else []
-            own = ["--folder", str(path.parent), "--name", path.name, "--seed", str(seed), "--no-baseline"]
-            line = CommandLine("scripts/compare", "")
-            settings = line.resolve(line.parse_args([recipe, *own, *data, *ARMS[arm], *extra]))
-            settings = settings.model_copy(update={"threads": settings.threads or 1})  # the other core is the LLM's
-            is_new = not (path / SUMMARY).exists()
-            result = api.run(settings, if_exists="resume", hooks=hooks)
-            if is_new:
-                summary = result.summary
-                print(f"{recipe} seed {seed} {arm}: test {_test(summary):.2%}, {summary['seconds']:.0f} s", flush=True)
+def _make(runs: list[PlannedRun], jobs: int, extra: list[str]) -> None:
+    missing = [run for run in runs if not run.is_finished]
+    progress = Progress(len(missing), jobs)
+    if len(missing) < len(runs):
+        print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished already", flush=True)
+    for delay in [None, *sorted({run.arm.delay for run in missing if run.arm.asks})]:
+        group = [run for run in missing if (run.arm.delay if run.arm.asks else None) == delay]
+        if group:
+            with proposer(min(jobs, len(group)), delay, extra) as endpoints:
+                make_runs(group, endpoints, progress)
 
 
-class SharedBackbone:
-    """Loads the frozen model of a recipe once; it keeps what it has encoded for all seeds and arms."""
-
-    def __init__(self) -> None:
-        self._loaded: Backbone | None = None
-
-    def __call__(self, settings: Settings, task: Task) -> Backbone:
-        """The model, for `trainer.api.Hooks`."""
-        self._loaded = self._loaded or load_backbone(settings, task)
-        return self._loaded
-
-
-def _path(recipe: str, arm: str, seed: int, options: argparse.Namespace) -> Path:
-    path: Path = options.out / recipe / f"{arm}-s{seed}"
-    return path
+def _write(results: list[ConditionResults], out: Path) -> None:
+    """Tables in `out`; plots and the report of its runs in each condition's folder."""
+    command = shlex.join(["scripts/compare", *sys.argv[1:]])
+    text = tables.markdown(results, command, ROOT)
+    (out / "comparison.md").write_text(text, encoding="utf-8")
+    (out / "runs.csv").write_text(tables.runs_csv(results), encoding="utf-8")
+    (out / "differences.csv").write_text(tables.differences_csv(results), encoding="utf-8")
+    for one in results:
+        paths = {outcome.path for arm in [*one.arms, *one.rates] for outcome in arm.outcomes.values()}
+        write(out / one.name / REPORT, render([Run(path) for path in sorted(paths)]))
+    print(f"\n{text}\nwritten: {out}/comparison.md, runs.csv, differences.csv, and {REPORT} for each condition")
+    _plot(results, out)
 
 
-def _data(root: Path, recipe: str) -> Path:
-    """The folder in `root` that holds the recipe's data."""
-    stem = recipe.partition("-")[0].lower()
-    named = [path for path in sorted(root.iterdir()) if path.name.lower() == stem]
-    return next((path for path in (root / recipe, *named) if path.is_dir()), root / recipe)
-
-
-def _test(summary: Mapping[str, Any]) -> float:
-    """What the task is measured by, on test."""
-    return float(summary["test"][summary["measure"]])
-
-
-def _summaries(recipe: str, arm: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    return [read_json(_path(recipe, arm, seed, options) / SUMMARY) for seed in options.seeds]
-
-
-def _tests(recipe: str, arm: str, options: argparse.Namespace) -> list[float]:
-    """In percent, by seed."""
-    return [100 * _test(summary) for summary in _summaries(recipe, arm, options)]
-
-
-def _print_recipe(recipe: str, options: argparse.Namespace) -> None:
-    first = _summaries(recipe, "plain", options)
-    measure = first[0]["measure"]
-    told = f"{len(options.seeds)} seeds, {first[0]['steps']} lane-steps"
-    print(f"\n{recipe}, {told}: percent, mean and standard deviation")
-    print(f"{'':14}{'dev accuracy':>14}{f'test {measure}':>17}   test, paired difference to plain (standard error)")
-    majority = [100 * summary["majority"][measure] for summary in first]
-    print(f"{'majority class':14}{'':14}{_spread(majority):>17}")
-    plain = _tests(recipe, "plain", options)
-    for arm in options.arms:
-        dev = [100 * summary["dev"]["accuracy"] for summary in _summaries(recipe, arm, options)]
-        test = _tests(recipe, arm, options)
-        print(f"{arm:14}{_spread(dev):>14}{_spread(test):>17}   {_difference(test, plain)}")
-
-
-def _print_mean(options: argparse.Namespace) -> None:
-    print(f"\nmean of {', '.join(options.recipes)}: test, and paired difference to plain")
-    means = {
-        arm: [
-            mean(scores) for scores in zip(*(_tests(recipe, arm, options) for recipe in options.recipes), strict=True)
+def _plot(results: list[ConditionResults], out: Path) -> None:
+    try:
+        from comparison import plots
+    except ImportError:
+        print("no plots: matplotlib is not installed; pip install -e .[plots]")
+        return
+    for one in results:
+        rows = [(arm.name, arm.differences(one.reference)) for arm in one.arms if arm is not one.reference]
+        plots.curves(one, out / one.name / "curves")
+        plots.forest(rows, f"{one.name}: difference to {one.reference.name}", out / one.name / "differences")
+    if len(results) > 1:
+        first = results[0]
+        rows = [
+            (arm.name, tables.mean_differences(results, index))
+            for index, arm in enumerate(first.arms)
+            if arm is not first.reference
         ]
-        for arm in options.arms
-    }
-    for arm, scores in means.items():
-        print(f"{arm:14}{_spread(scores):>14}   {_difference(scores, means['plain'])}")
-
-
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
-
-
-def _difference(values: list[float], plain: list[float]) -> str:
-    gains = [value - base for value, base in zip(values, plain, strict=True)]
-    error = f" ({stdev(gains) / len(gains) ** 0.5:.2f})" if len(gains) > 1 else ""
-    return f"{mean(gains):+.2f}{error}"
+        plots.forest(rows, f"mean of {len(results)}: difference to {first.reference.name}", out / "differences")
+    print(f"written: curves and differences as PNG and PDF in {out}")
 
 
 if __name__ == "__main__":

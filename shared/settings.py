@@ -174,6 +174,12 @@ class RestartSettings(Section):
     serves the incumbent better. 0: start them at once."""
     sync_wait_seconds: float = Field(60.0, gt=0)
     """sync: longest wait for a proposal; the run then continues without one."""
+    digest: Literal["full", "shuffled", "blind"] = "full"
+    """What proposers read. The others are controls: shuffled gives each prompt the figures of another; blind has task
+    and labels only. Neither sends outcomes."""
+    charge_scoring: bool = False
+    """Charge the scoring of candidates to the budget: a forward pass costs a third of a step, in proportion to the
+    positions it computes."""
 
 
 class BusSettings(Section):

@@ -62,6 +62,10 @@ class Loop:
             if self.proposals:
                 self.proposals.exchange()
             bus_seconds = time.monotonic() - before_bus
+            if state.lane_steps >= self.budget:  # scoring was charged and used up the rest
+                state.seconds += time.monotonic() - began
+                state.stalled_seconds += bus_seconds
+                continue
 
             lanes = state.lanes[: self.budget - state.lane_steps]
             train_losses = self.descent.step(lanes)

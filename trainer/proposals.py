@@ -54,6 +54,8 @@ class Proposals:
     evaluator: Evaluator
     observers: Listener
     signals: StopSignals
+    scoring_cost: float
+    """Lane-steps that scoring one candidate costs."""
     beat: Callable[[], None]
     """Called while a round of sync mode waits."""
 
@@ -153,6 +155,7 @@ class Proposals:
         """Measure the new candidates together and queue the good ones."""
         state, fresh, began = self.state, self.state.restarts.unscored, time.monotonic()
         results = self.evaluator.score([self._start(candidate) for candidate in fresh], self._is_greedy)
+        self._charge(len(fresh) + self._is_greedy)
         out = state.restarts.scored([result.loss for result in results])
         for candidate, result in zip(fresh, results, strict=True):
             if candidate.score is not None:
@@ -160,6 +163,14 @@ class Proposals:
         held = len(state.restarts.waiting) if state.restarts.holds(self._plateau) else 0
         self.observers(CandidatesScored(fresh, state.lane_steps, time.monotonic() - began, held))
         self._pass_over(out)
+
+    def _charge(self, scored: int) -> None:
+        """Count what scoring `scored` prompts cost; the budget takes whole lane-steps."""
+        state, before = self.state, int(self.state.scoring_lane_steps)
+        state.scoring_lane_steps += scored * self.scoring_cost
+        if self.settings.restarts.charge_scoring:
+            charged = int(state.scoring_lane_steps) - before
+            state.lane_steps = min(self.settings.steps, state.lane_steps + charged)
 
     def _start_candidates(self) -> None:
         state = self.state

@@ -25,8 +25,8 @@ from trainer.runs.reporting import Console, History
 from trainer.runs.signals import Stopped, StopSignals
 from trainer.search.context import TuningContext
 from trainer.search.digest import DigestWriter
-from trainer.search.evaluation import EvalResult, evaluate
-from trainer.search.events import Event, Listener, Observers, Stepped, WritesFailed
+from trainer.search.evaluation import EvalResult, evaluate, scoring_cost
+from trainer.search.events import Listener, Observers
 from trainer.search.lanes import open_lane
 from trainer.search.pool import Pool, Snapshot, TuningResult
 from trainer.search.prompt_init import PromptInit
@@ -84,10 +84,10 @@ def tune(
     history_log = AppendLog(directory.path / HISTORY, keep=offsets[HISTORY])
     history = History(history_log, settings.proposer.budget)
     history.write("resumed" if resumed else "started", state.lane_steps, **_about(settings, context, directory))
-    files = RunFiles(directory, state, prompt_init, history_log, channel, Observers(listeners := list(listeners)))
-    with live(directory.path), step_bar(settings.steps, state.lane_steps) as bar:
-        publish = [] if channel is None else [publisher(channel, directory.id)]
-        observers = Observers([state.trajectory, *publish, history, Console(settings.steps, bar), *listeners, files])
+    files = RunFiles(directory, state, prompt_init, history_log, channel)
+    with Console(settings.steps, state.lane_steps) as console:
+        publish = [publisher(channel, directory.id)] if channel and settings.restarts.digest == "full" else []
+        observers = Observers([state.trajectory, *publish, history, console, *listeners])
         descent = Descent(settings, backbone, train, state, signals)
         evaluator = Evaluator(backbone, dev, state, signals)
         digests = DigestWriter(
@@ -101,7 +101,17 @@ def tune(
         )
         proposals = (
             Proposals(
-                settings, state, channel, prompt_init, digests, descent, evaluator, observers, signals, context.beat
+                settings,
+                state,
+                channel,
+                prompt_init,
+                digests,
+                descent,
+                evaluator,
+                observers,
+                signals,
+                scoring_cost(dev, train, settings.optimizer.batch_size, settings.prompt.num_tokens),
+                context.beat,
             )
             if channel
             else None

@@ -66,6 +66,7 @@ def summarise(
         "policy": settings.restarts.policy,
         "source": settings.restarts.source,
         "steps": state.lane_steps,
+        "scoring_lane_steps": round(state.scoring_lane_steps, 3),
         "seconds": round(state.seconds, 3),
         "stalled_seconds": round(state.stalled_seconds, 6),
         "result": result.kind,

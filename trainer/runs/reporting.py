@@ -124,7 +124,7 @@ class Console:
         """Report `event`."""
         match event:
             case Stepped():
-                self._bar.update(len(event.lanes))
+                self._bar.update(event.lane_steps - self._bar.n)
             case Evaluated():
                 self._evaluated(event)
             case DigestLeased(digest=digest):

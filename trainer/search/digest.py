@@ -1,10 +1,13 @@
 """The digest: the gradient trajectory in a few KiB of words and numbers, which proposers read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
 
 from torch import Tensor
 
-from bus.messages import Digest, Slope, Substitution
+from bus.messages import CandidateOutcome, Digest, Measured, Point, Slope, Substitution
 from shared.settings import PromptSettings, RestartSettings
 from shared.subsampling import subsample
 from trainer.backbones.vocabulary import Vocabulary
@@ -27,6 +30,9 @@ MAX_TASK = 2_000
 """Characters of the task's description."""
 
 
+Entry = TypeVar("Entry", Point, Measured, CandidateOutcome)
+
+
 @dataclass(frozen=True)
 class DigestWriter:
     """Makes the digests of one run; text that a message cannot hold is cut."""
@@ -45,7 +51,7 @@ class DigestWriter:
     def write(self, trajectory: Trajectory, lane_steps: int, prompt: Tensor, gradient: Tensor | None) -> Digest:
         """A digest of now; `prompt` and `gradient` (of the last step) are the incumbent's, [tokens, dim]."""
         trajectory.digests += 1
-        return Digest(
+        digest = Digest(
             run=self.run,
             sequence=trajectory.digests,
             step=lane_steps,
@@ -60,6 +66,13 @@ class DigestWriter:
             best=sorted(trajectory.measured.values(), key=lambda entry: entry.loss)[:BEST],
             outcomes=trajectory.outcomes[-OUTCOMES:],
         )
+        match self.restarts.digest:
+            case "full":
+                return digest
+            case "shuffled":
+                return shuffled(digest)
+            case "blind":
+                return blind(digest)
 
     def _slope(self, trajectory: Trajectory, gradient: Tensor) -> Slope:
         plateau = trajectory.is_plateau(self.restarts.patience)
@@ -72,3 +85,30 @@ class DigestWriter:
             Substitution(position=position, word=word[:MAX_WORD], replacements=[one[:MAX_WORD] for one in words])
             for position, (word, words) in enumerate(zip(now, replacements, strict=True))
         ]
+
+
+def shuffled(digest: Digest) -> Digest:
+    """A control: each point, measured prompt and outcome has the figures of another, drawn by the digest's number."""
+    generator = Random(digest.sequence)
+    return digest.model_copy(
+        update={
+            "trajectory": _exchange(digest.trajectory, ("train_loss", "dev_loss", "dev_accuracy"), generator),
+            "best": sorted(_exchange(digest.best, ("loss", "accuracy"), generator), key=lambda entry: entry.loss),
+            "outcomes": _exchange(digest.outcomes, ("outcome", "score", "gain"), generator),
+        }
+    )
+
+
+def blind(digest: Digest) -> Digest:
+    """A control: task and labels, and nothing of the run but how far it is."""
+    nothing: dict[str, list[str]] = {name: [] for name in ("trajectory", "substitutions", "best", "outcomes")}
+    return digest.model_copy(update={**nothing, "slope": None})
+
+
+def _exchange(entries: Sequence[Entry], figures: tuple[str, ...], generator: Random) -> list[Entry]:
+    """The entries in their order, with `figures` permuted among them."""
+    donors = generator.sample(entries, len(entries))
+    return [
+        entry.model_copy(update={name: getattr(donor, name) for name in figures})
+        for entry, donor in zip(entries, donors, strict=True)
+    ]

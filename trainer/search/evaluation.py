@@ -28,6 +28,19 @@ class EncodedSplit:
     """Tokens of each example, [examples], where batches of similar length save work."""
 
 
+def scoring_cost(dev: EncodedSplit, train: EncodedSplit, batch_size: int, num_tokens: int) -> float:
+    """Lane-steps that scoring one prompt of `num_tokens` tokens costs.
+
+    A forward pass over the development split, where a step on a batch is a forward pass and a backward pass that costs
+    two more. Passes are compared by the positions they compute; without lengths the prompt does not stand in the
+    examples, and passes over any examples cost the same.
+    """
+    if dev.lengths is None or train.lengths is None:
+        return 1 / 3
+    batch = min(batch_size, len(train.targets)) * (train.lengths.double().mean() + num_tokens)
+    return float((dev.lengths + num_tokens).sum() / batch / 3)
+
+
 def losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of each lane, [lanes], from logits [lanes, examples, classes]."""
     lanes = len(logits)

@@ -30,5 +30,7 @@ class RunState:
     """Lanes or candidates in one pass through the backbone at most; halved where they do not fit into memory."""
     seconds: float = 0.0
     """Training time."""
+    scoring_lane_steps: float = 0.0
+    """What scoring candidates cost, in lane-steps; part of `lane_steps` only with `restarts.charge_scoring`."""
     stalled_seconds: float = 0.0
     """Of that, bus and restart bookkeeping, with the waits of sync mode."""

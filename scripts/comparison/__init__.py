@@ -1,0 +1,1 @@
+"""Comparisons of ways to tune: `scripts/compare`."""
