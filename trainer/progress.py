@@ -1,4 +1,4 @@
-"""Progress bars: of long passes on a terminal and in a notebook, of training in a notebook. Elsewhere plain lines do."""
+"""Progress bars: of long passes on a terminal and in a notebook, of training in a notebook. Elsewhere none."""
 
 import sys
 from collections.abc import Iterable, Iterator

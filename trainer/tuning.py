@@ -26,7 +26,7 @@ from trainer.runs.signals import Stopped, StopSignals
 from trainer.search.context import TuningContext
 from trainer.search.digest import DigestWriter
 from trainer.search.evaluation import EvalResult, evaluate, scoring_cost
-from trainer.search.events import Listener, Observers
+from trainer.search.events import Event, Listener, Observers, Stepped, WritesFailed
 from trainer.search.lanes import open_lane
 from trainer.search.pool import Pool, Snapshot, TuningResult
 from trainer.search.prompt_init import PromptInit
@@ -84,10 +84,10 @@ def tune(
     history_log = AppendLog(directory.path / HISTORY, keep=offsets[HISTORY])
     history = History(history_log, settings.proposer.budget)
     history.write("resumed" if resumed else "started", state.lane_steps, **_about(settings, context, directory))
-    files = RunFiles(directory, state, prompt_init, history_log, channel)
-    with Console(settings.steps, state.lane_steps) as console:
+    files = RunFiles(directory, state, prompt_init, history_log, channel, Observers(listeners := list(listeners)))
+    with live(directory.path), step_bar(settings.steps, state.lane_steps) as bar:
         publish = [publisher(channel, directory.id)] if channel and settings.restarts.digest == "full" else []
-        observers = Observers([state.trajectory, *publish, history, console, *listeners])
+        observers = Observers([state.trajectory, *publish, history, Console(settings.steps, bar), *listeners, files])
         descent = Descent(settings, backbone, train, state, signals)
         evaluator = Evaluator(backbone, dev, state, signals)
         digests = DigestWriter(
