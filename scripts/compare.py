@@ -21,14 +21,13 @@ from shared import logs  # noqa: E402 - the checkout must be found first
 
 logs.set_up()
 
-from comparison import tables  # noqa: E402
-from comparison.arms import ARMS, PLAIN, Arm, named, rates, with_delays  # noqa: E402
-from comparison.conditions import STARTS, Condition, grid  # noqa: E402
-from comparison.proposers import proposer  # noqa: E402
-from comparison.results import ConditionResults, read  # noqa: E402
-from comparison.runs import PlannedRun, plan  # noqa: E402
-from comparison.workers import Progress, make_runs  # noqa: E402
-
+from scripts.comparison import tables  # noqa: E402
+from scripts.comparison.arms import ARMS, PLAIN, Arm, named, rates, with_delays  # noqa: E402
+from scripts.comparison.conditions import STARTS, Condition, grid  # noqa: E402
+from scripts.comparison.proposers import proposer  # noqa: E402
+from scripts.comparison.results import ConditionResults, read  # noqa: E402
+from scripts.comparison.runs import PlannedRun, plan  # noqa: E402
+from scripts.comparison.workers import Progress, make_runs  # noqa: E402
 from shared.errors import UserError, run_command  # noqa: E402
 from shared.settings import Settings  # noqa: E402
 from trainer.changes import refuse_differences  # noqa: E402
@@ -204,7 +203,7 @@ def _write(results: list[ConditionResults], out: Path) -> None:
 
 def _plot(results: list[ConditionResults], out: Path) -> None:
     try:
-        from comparison import plots
+        from scripts.comparison import plots
     except ImportError:
         print("no plots: matplotlib is not installed; pip install -e .[plots]")
         return

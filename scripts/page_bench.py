@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, median
 from urllib.request import ProxyHandler, Request, build_opener
 
-from processes import SMALL, Household, free_port
+from scripts.harness.processes import SMALL, Household, free_port
 
 SETTLE = 1.0
 """Seconds left out after each change."""

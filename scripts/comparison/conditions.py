@@ -5,7 +5,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from comparison.arms import changed
+from scripts.comparison.arms import changed
 from shared.config import CommandLine
 from shared.errors import UserError
 from shared.settings import Settings

@@ -11,8 +11,8 @@ mpl.use("Agg")  # files only; no display is needed
 
 from matplotlib import pyplot as plt
 
-from comparison.results import ArmResults, ConditionResults, Point
-from comparison.statistics import bootstrap
+from scripts.comparison.results import ArmResults, ConditionResults, Point
+from scripts.comparison.statistics import bootstrap
 from trainer.report.comparison import interval
 
 COLOURS = ("#555555", "#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f3fbf")

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from comparison.arms import BEST, PLAIN
-from comparison.runs import PlannedRun
+from scripts.comparison.arms import BEST, PLAIN
+from scripts.comparison.runs import PlannedRun
 from trainer.report.run import Run
 from trainer.runs.directory import SUMMARY, read_json
 

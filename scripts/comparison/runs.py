@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparison.arms import Arm, changed
+from scripts.comparison.arms import Arm, changed
 from shared.settings import Settings
 from trainer import api
 from trainer.backbones import load_backbone

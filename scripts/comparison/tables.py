@@ -12,8 +12,8 @@ from statistics import fmean, median, stdev
 
 import torch
 
-from comparison.results import ArmResults, ConditionResults
-from comparison.statistics import bootstrap, sign_test
+from scripts.comparison.results import ArmResults, ConditionResults
+from scripts.comparison.statistics import bootstrap, sign_test
 from trainer.report.comparison import interval
 from trainer.runs.directory import read_settings
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from comparison.runs import PlannedRun, Runner
+from scripts.comparison.runs import PlannedRun, Runner
 from shared.errors import UserError
 from trainer.runs.signals import Stopped, StopSignals
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from processes import Household
 
+from scripts.harness.processes import Household
 from scripts.notebook import NOTEBOOK, execute
 from shared.settings import Settings
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 MACHINE_PATH = re.compile(r"/(?:home|root|tmp|usr|opt|work|Users|private)/|[A-Z]:\\")
 

@@ -1,6 +1,6 @@
 """A trainer that is killed at any moment goes on from its checkpoint, to the weights of a run left alone.
 
-`KILLS=50 scripts/test tests/test_kills.py` kills it more often than the suite has time for.
+`KILLS=50 scripts/test tests/processes/test_kills.py` kills it more often than the suite has time for.
 """
 
 import json
@@ -11,8 +11,9 @@ import time
 
 import pytest
 import torch
-from processes import SMALL, Household
 from safetensors.torch import load_file
+
+from scripts.harness.processes import SMALL, Household
 
 KILLS = int(os.environ.get("KILLS", "5"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))

@@ -5,10 +5,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from browser import browser, need_browser, opened
-from processes import SMALL, Household, until
 from report_runs import HOSTILE, make_run, summary, told
 from test_report import compared
 
+from scripts.harness.processes import SMALL, Household, until
 from trainer.report.__main__ import main as report_main
 from trainer.report.live import LivePage
 from trainer.report.page import write_report

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from llm_server import CANDIDATES, REPLY, LLMServer, asks_for_structure
 
 from bus.messages import CandidateOutcome, Digest, Measured
 from proposer.chain import ProposalChain
@@ -24,10 +23,11 @@ from proposer.ledger import Ledger
 from proposer.llm_errors import describe, is_timeout
 from proposer.ollama import check
 from proposer.redaction import redact
+from scripts.harness.llm_server import CANDIDATES, REPLY, LLMServer, asks_for_structure
 from shared.errors import UserError
 from shared.settings import BudgetSettings, ProposerSettings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 KEY = "sk-proj-FAKEfakeFAKE0123456789abcdef"
 

@@ -6,7 +6,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from processes import SMALL, Household, free_port, get, scrape, until
+
+from scripts.harness.processes import SMALL, Household, free_port, get, scrape, until
 
 
 @pytest.fixture(scope="module")

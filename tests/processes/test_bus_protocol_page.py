@@ -12,7 +12,7 @@ from bus.messages import VERSION, Digest, Message
 from bus.server import BusServer
 from shared.settings import BusSettings
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 
 
 def test_the_example_is_a_proposer(tmp_path):

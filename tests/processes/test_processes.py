@@ -7,10 +7,11 @@ import socket
 import time
 
 import pytest
-from processes import SMALL, FreshLLM, Household, free_port, scrape, until
+
+from scripts.harness.processes import SMALL, FreshLLM, Household, free_port, scrape, until
 
 EARLY_SECONDS = float(os.environ.get("EARLY_SECONDS", "5"))
-"""How long a proposer waits for its trainer. `EARLY_SECONDS=30 scripts/test tests/test_processes.py` waits longer
+"""How long a proposer waits for its trainer. `EARLY_SECONDS=30 scripts/test tests/processes/test_processes.py` waits longer
 than the suite has time for."""
 
 STOPPED_SECONDS = 10.0

@@ -11,15 +11,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from llm_server import CANDIDATES, LLMServer
 from test_chat_models import DIGEST, KEY, needs_embedded
 
 from bus.channel import Answer
 from bus.messages import CandidateOutcome, Outcomes
 from bus.server import BusServer
+from scripts.harness.llm_server import CANDIDATES, LLMServer
 from shared.settings import BusSettings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def until(check, seconds=30.0):

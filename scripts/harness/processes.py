@@ -15,10 +15,11 @@ from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
-from llm_server import LLMServer
 from prometheus_client.parser import text_string_to_metric_families
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.harness.llm_server import LLMServer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PATIENCE = 90.0
 """Seconds after which something that should have happened long ago is taken to have failed."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from processes import SMALL, FreshLLM, Household, free_port, get, until
 
-ROOT = Path(__file__).parents[1]
+from scripts.harness.processes import SMALL, FreshLLM, Household, free_port, get, until
+
+ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "prometheus"
 PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
 

@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from processes import SMALL, Household
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.harness.processes import SMALL, Household
+
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("tandem-train", "tandem-propose", "tandem-predict")
 
 

@@ -11,7 +11,7 @@ from importlinter import cli
 
 from scripts.imports import levels, rooms
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 LOAD_ALL = """
 import importlib, pkgutil, sys

@@ -15,12 +15,12 @@ from scipy import stats
 sys.path.append(str(ROOT / "scripts"))
 
 import compare
-from comparison import tables
-from comparison.arms import ARMS, MOST_STARTS, named, rates, with_delays
-from comparison.conditions import Condition, grid
-from comparison.results import ArmResults, ConditionResults, Outcome, Point, best_rate
-from comparison.statistics import bootstrap, sign_test
 
+from scripts.comparison import tables
+from scripts.comparison.arms import ARMS, MOST_STARTS, named, rates, with_delays
+from scripts.comparison.conditions import Condition, grid
+from scripts.comparison.results import ArmResults, ConditionResults, Outcome, Point, best_rate
+from scripts.comparison.statistics import bootstrap, sign_test
 from shared.errors import UserError
 from shared.settings import Settings
 from trainer.report.comparison import interval
@@ -199,7 +199,7 @@ def test_the_csv_files_have_a_line_for_each_run_and_each_difference():
 
 def test_plots_are_written_as_png_and_pdf(tmp_path):
     pytest.importorskip("matplotlib")
-    from comparison import plots
+    from scripts.comparison import plots
 
     one = conditions()[0]
     plots.curves(one, tmp_path / "curves")

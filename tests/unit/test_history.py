@@ -235,7 +235,7 @@ def test_a_real_run_is_read_without_loss(finished):
 def test_the_page_describes_every_event_and_every_field():
     from pathlib import Path
 
-    page = (Path(__file__).parents[1] / "docs" / "history.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "history.md").read_text()
     schema = event_type.json_schema()
     for definition in schema["$defs"].values():
         kind = definition["properties"].get("kind", {}).get("const")

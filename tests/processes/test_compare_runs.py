@@ -7,7 +7,8 @@ import sys
 
 import pytest
 from conftest import ROOT
-from processes import SMALL, FreshLLM, Household, until
+
+from scripts.harness.processes import SMALL, FreshLLM, Household, until
 
 SCRIPT = str(ROOT / "scripts" / "compare.py")
 SMALLEST = [

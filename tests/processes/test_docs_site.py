@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from browser import browser, need_browser, opened
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def build(site, root=ROOT):

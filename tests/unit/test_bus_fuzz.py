@@ -1,6 +1,6 @@
 """Any frames at all, through a real socket and the real thread: the bus lives, and serves others meanwhile.
 
-FUZZ_FRAMES=1000000 pytest tests/test_bus_fuzz.py sends as many frames.
+FUZZ_FRAMES=1000000 pytest tests/unit/test_bus_fuzz.py sends as many frames.
 """
 
 import os

@@ -26,7 +26,7 @@ from shared.settings import MetricsSettings
 from trainer.runs.metrics import LEASE_OUTCOMES, OUTCOMES, REJECT_REASONS, TrainerMetrics
 from trainer.search.events import Stepped
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Clock:

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 from conftest import run_program
-from processes import ROOT, SMALL, Household, until
 from report_runs import HOSTILE, event, make_run, summary, told
 from rich.console import Console
 
+from scripts.harness.processes import ROOT, SMALL, Household, until
 from trainer.report.run import Run
 from trainer.watch import main, seconds_left, view
 

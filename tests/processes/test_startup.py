@@ -5,7 +5,8 @@ import signal
 import time
 
 import pytest
-from processes import SMALL, Household
+
+from scripts.harness.processes import SMALL, Household
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

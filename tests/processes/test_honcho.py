@@ -5,7 +5,8 @@ import re
 import signal
 
 import pytest
-from processes import SMALL, FreshLLM, Household, free_port, is_free, scrape
+
+from scripts.harness.processes import SMALL, FreshLLM, Household, free_port, is_free, scrape
 
 PORTS = (5000, 5100, 5101, 5102)
 """What honcho gives to a trainer and three proposers."""

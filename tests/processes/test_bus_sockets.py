@@ -23,7 +23,7 @@ from bus.server import BusServer
 from shared.errors import UserError
 from shared.settings import BusSettings
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ANY_PORT = "tcp://127.0.0.1:*"
 LIMIT = 262_144
 READY_SECONDS = 0.1

@@ -21,7 +21,7 @@ from bus.server import BusServer
 from shared.errors import UserError
 from shared.settings import BusSettings
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 DIGEST = Digest(
     run="r", sequence=0, step=0, budget=10, task="t", labels=["a", "b"], num_tokens=4, num_candidates=2,

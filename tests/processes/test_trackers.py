@@ -5,9 +5,9 @@ import signal
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
-from processes import SMALL, Household
 from report_runs import event, make_run, told
 
+from scripts.harness.processes import SMALL, Household
 from shared.errors import UserError
 from shared.settings import Settings
 from trainer.runs.directory import RunDirectory

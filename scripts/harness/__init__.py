@@ -1,0 +1,1 @@
+"""Real processes and a stand-in LLM, for tests and benches."""
