@@ -34,6 +34,34 @@ LABELS |= {"account": "account problem", "technical": "account problem"}
 """Three classes of the six: half the work of a step."""
 
 
+SLOW = {
+    "test_chat_models",
+    "test_tune",
+    "test_settings",
+    "test_resume",
+    "test_tiny_clip",
+    "test_predict",
+    "test_models",
+}
+SLOW |= {
+    "test_adapter",
+    "test_decoder",
+    "test_dual_encoder",
+    "test_encoder",
+    "test_clip",
+    "test_survival",
+    "test_superglue",
+}
+"""Unit tests that load models or train."""
+
+
+def pytest_collection_modifyitems(items):
+    """`-m "not slow"` leaves what runs in a minute on two cores."""
+    for item in items:
+        if item.path.parent.name == "processes" or item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish():
     """Small tensors are slower on several threads, most of all on a busy machine."""
     if "torch" in sys.modules:
