@@ -1,6 +1,6 @@
 """The proposer's end of the bus: one DEALER for each trainer, used from one thread.
 
-    end = ProposerEnd(endpoints, name="a", model="m", ready_seconds=2.0, max_frame_bytes=262_144)
+    end = BusClient(settings.bus, name="a", model="m")
     while running:
         for endpoint, message in end.receive(timeout_seconds=1.0):
             ...                                 # Work, Outcomes, Reject or Bye

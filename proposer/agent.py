@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 LOOK_SECONDS = 0.25
-"""Longest time between two turns of the loop."""
+"""Longest time between two iterations of the loop."""
 
 THREADS = 128
 """For models whose library has no asynchronous client: a request given up keeps its thread until it ends."""

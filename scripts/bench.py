@@ -38,12 +38,12 @@ class Window:
 
 
 def overlap(options: argparse.Namespace) -> None:
-    """Steps per second with no proposer and with one whose LLM sleeps, in turns within one run.
+    """Steps per second with no proposer and with one whose LLM sleeps, alternating within one run.
 
     Windows of one process are compared, because two processes alone differ by more than is looked for
     here; and each window with a proposer is compared with the mean of its two neighbours without, because
     machines drift. A window with a proposer is long enough that an answer arrives in it, is measured and
-    gets a short trial. A trial is gradient work, which the budget counts as such: its turns count with
+    gets a short trial. A trial is gradient work, which the budget counts as such: its iterations count with
     their bus work only, and its judgement not at all.
     """
     llm = FreshLLM()
@@ -66,9 +66,9 @@ def overlap(options: argparse.Namespace) -> None:
             time.sleep(options.settle)
             windows.append(_window(False, options.seconds))
         _stop(trainer)
-        turns = _turns(home.runs / "latest" / "history.jsonl")
+        iterations = _iterations(home.runs / "latest" / "history.jsonl")
     llm.stop()
-    _report(windows, turns, options)
+    _report(windows, iterations, options)
 
 
 def _window(proposer: bool, seconds: float) -> Window:
@@ -84,7 +84,7 @@ def _stop(process: Process) -> None:
     process.wait()
 
 
-def _turns(history: Path) -> list[dict[str, Any]]:
+def _iterations(history: Path) -> list[dict[str, Any]]:
     """The steps of a run, each with the `seconds` since the one before and whether a trial took some of them."""
     events = [event for event in map(json.loads, history.read_text().splitlines()) if event["kind"] == "step"]
     for before, after in pairwise(events):
@@ -93,13 +93,16 @@ def _turns(history: Path) -> list[dict[str, Any]]:
     return events[1:]
 
 
-def _report(windows: list[Window], turns: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    within = [[turn for turn in turns if window.began <= turn["time"] < window.ended] for window in windows]
+def _report(windows: list[Window], iterations: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    within = [
+        [iteration for iteration in iterations if window.began <= iteration["time"] < window.ended]
+        for window in windows
+    ]
     rates = [_rate(found) for found in within]
     ratios = [rates[index] / mean((rates[index - 1], rates[index + 1])) for index in range(1, len(rates), 2)]
     bus = {kind: _bus_microseconds(windows, within, kind) for kind in (False, True)}
 
-    print(f"\nan LLM that sleeps {options.sleep:g} s before each answer; {sum(map(len, within))} turns measured")
+    print(f"\nan LLM that sleeps {options.sleep:g} s before each answer; {sum(map(len, within))} iterations measured")
     print(f"steps/s without a proposer  {' '.join(f'{rate:7.2f}' for rate in rates[0::2])}")
     print(f"steps/s with one            {' '.join(f'{rate:7.2f}' for rate in rates[1::2])}")
     print(f"ratios                      {' '.join(f'{ratio:7.4f}' for ratio in ratios)}")
@@ -114,26 +117,33 @@ def _report(windows: list[Window], turns: list[dict[str, Any]], options: argpars
     _verdict("median bus work, us", median(bus[True]), "< 20", median(bus[True]) < 20, ".1f")
 
 
-def _rate(turns: list[dict[str, Any]]) -> float:
-    plain = [turn for turn in turns if not turn["trial"]]
-    trials = [turn for turn in turns if turn["trial"]]
-    return len(plain) / (sum(turn["seconds"] for turn in plain) + sum(turn["bus_seconds"] for turn in trials))
+def _rate(iterations: list[dict[str, Any]]) -> float:
+    plain = [iteration for iteration in iterations if not iteration["trial"]]
+    trials = [iteration for iteration in iterations if iteration["trial"]]
+    return len(plain) / (
+        sum(iteration["seconds"] for iteration in plain) + sum(iteration["bus_seconds"] for iteration in trials)
+    )
 
 
 def _bus_share(windows: list[Window], within: list[list[dict[str, Any]]]) -> float:
     """What the loop itself says it lost, which no other load on the machine blurs."""
-    turns = _chosen(windows, within, proposer=True)
-    return sum(turn["bus_seconds"] for turn in turns) / sum(turn["seconds"] for turn in turns)
+    iterations = _chosen(windows, within, proposer=True)
+    return sum(iteration["bus_seconds"] for iteration in iterations) / sum(
+        iteration["seconds"] for iteration in iterations
+    )
 
 
 def _bus_microseconds(windows: list[Window], within: list[list[dict[str, Any]]], proposer: bool) -> list[float]:
-    return [1e6 * turn["bus_seconds"] for turn in _chosen(windows, within, proposer)]
+    return [1e6 * iteration["bus_seconds"] for iteration in _chosen(windows, within, proposer)]
 
 
 def _chosen(windows: list[Window], within: list[list[dict[str, Any]]], proposer: bool) -> list[dict[str, Any]]:
-    """The turns of all windows with, or of all without, a proposer."""
+    """The iterations of all windows with, or of all without, a proposer."""
     return [
-        turn for window, turns in zip(windows, within, strict=True) if window.proposer == proposer for turn in turns
+        iteration
+        for window, iterations in zip(windows, within, strict=True)
+        if window.proposer == proposer
+        for iteration in iterations
     ]
 
 
@@ -201,7 +211,7 @@ def main() -> int:
     )
     command.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-    command.add_argument("--rounds", type=int, default=4, help="how often each way has its turn")
+    command.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
     options = parser.parse_args()
     try:
         COMMANDS[options.command](options)

@@ -135,7 +135,7 @@ def _lease_machine() -> None:
 
 
 def _flood(options: argparse.Namespace) -> None:
-    """Steps per second in windows of one run, in turns without and with a flood."""
+    """Steps per second in windows of one run, alternating without and with a flood."""
     import torch
 
     torch.set_num_threads(1)
@@ -143,14 +143,14 @@ def _flood(options: argparse.Namespace) -> None:
     server = BusServer(BusSettings(bind="tcp://127.0.0.1:*"), run="bench")
 
     def rate(seconds: float) -> float:
-        turns, began = 0, time.monotonic()
+        iterations, began = 0, time.monotonic()
         while time.monotonic() - began < seconds:
             for _ in range(20):
                 torch.nn.functional.gelu(left @ left)
             server.poll()
             server.can_lease()
-            turns += 1
-        return turns / (time.monotonic() - began)
+            iterations += 1
+        return iterations / (time.monotonic() - began)
 
     with contextlib.closing(server), _children(_sender, server.endpoint, options.flood) as pause:
         rate(1.0)

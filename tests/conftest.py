@@ -136,7 +136,7 @@ class Runs:
     def tune(self, name, *, stop_after=None, replay=None, propose=None, hear=None, **values):
         """Make or go on with the run `name`; its result and state, or None where it was stopped.
 
-        `stop_after` asks it to stop after so many turns; `propose` answers its digests in place of its source.
+        `stop_after` asks it to stop after that many iterations; `propose` answers its digests in place of its source.
         """
         from trainer.runs.directory import CONFIG, RECORD, RunDirectory
         from trainer.runs.signals import Stopped
