@@ -126,9 +126,9 @@ def _positive(kind: type[Value]) -> Callable[[str], Value]:
         try:
             value = kind(text)  # type: ignore[call-arg]
         except ValueError:
-            raise ValueError(f"{text!r} is not a number") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         if not 0 < value < float("inf"):  # type: ignore[operator]
-            raise ValueError(f"{text} is not above 0")
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
         return value
 
     return read_number

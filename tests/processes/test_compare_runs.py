@@ -106,7 +106,7 @@ def test_runs_of_other_settings_are_not_mixed_in(home, other):
 
 
 def test_a_stopped_comparison_continues_where_it_was(home):
-    arguments = ("--seeds", "1", "--steps", "400", "--num_evals", "40", "--arms", "plain", "--rates", "none")
+    arguments = ("--seeds", "1", "--steps", "200", "--num_evals", "40", "--arms", "plain", "--rates", "none")
     history = home.folder / "stopped" / "demo" / "plain-s1" / "history.jsonl"
     process = compare(home, *arguments, out="stopped")
     until(lambda: history.exists() and len(events(history, "evaluation")) > 2, "a few evaluations")
