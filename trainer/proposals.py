@@ -67,7 +67,7 @@ class Proposals:
         """
         restarts, is_sync = self.state.restarts, self.settings.restarts.mode == "sync"
         self.collect()
-        if restarts.unscored:
+        if restarts.unscored and (is_sync or self._is_next_iteration):
             self._score()
         if restarts.waiting:  # before asking: these may take what is left of the budget
             self._start_candidates()
@@ -212,6 +212,11 @@ class Proposals:
         if self._is_noise:
             return self.prompt_init.noise(self.settings.seed * 1_000_003 + candidate.number)
         return self.prompt_init.embed(candidate.words)
+
+    @property
+    def _is_next_iteration(self) -> bool:
+        """Whether a step was taken since the unscored were asked for; not so where a stop came in between."""
+        return all(candidate.asked < self.state.lane_steps for candidate in self.state.restarts.unscored)
 
     @property
     def _is_greedy(self) -> bool:

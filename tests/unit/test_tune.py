@@ -9,6 +9,7 @@ from conftest import LABELS, MINILM, SHORT_DEMO, make_settings, run_process, run
 
 from trainer.command import main
 from trainer.runs.directory import RunDirectory
+from trainer.runs.signals import Stopped
 
 GOOD = "i have a question about my"
 BAD = "refund payment billing invoice money"
@@ -90,6 +91,27 @@ def test_what_a_stop_breaks_off_is_done_after_a_resume(runs, stop, undone):
     assert_same(runs.tune(f"broken-{stop}", **trials), whole)
     done = ([event["step"] for event in runs.events(f"{name}-{stop}", undone)] for name in ("broken", "whole"))
     assert next(done) == next(done)
+
+
+@pytest.mark.parametrize("source", ["vocabulary", "random"])
+def test_a_stop_between_a_question_and_its_answer_changes_nothing(runs, source, monkeypatch):
+    """The signal comes during the step that follows the request, which is then undone."""
+    trials = {"restarts": {"policy": "trial", "source": source}, "steps": 40}
+    whole = runs.tune(f"unasked-{source}", **trials)
+    from trainer.descent import Descent
+
+    real = Descent.step
+
+    def step(self, lanes):
+        if self._state.iterations == 0:
+            raise Stopped
+        return real(self, lanes)
+
+    monkeypatch.setattr(Descent, "step", step)
+    assert runs.tune(f"asked-{source}", **trials) is None
+    assert runs.events(f"asked-{source}", "digest") and not runs.events(f"asked-{source}", "step")
+    monkeypatch.undo()
+    assert_same(runs.tune(f"asked-{source}", **trials), whole)
 
 
 @pytest.mark.parametrize("init", ["vocabulary", "random"])
