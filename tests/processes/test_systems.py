@@ -17,7 +17,7 @@ from trainer import predict
 from trainer.runs.directory import read_settings
 from trainer.tasks import load_task
 
-COPA = Path(__file__).resolve().parents[2] / "shared" / "data" / "superglue" / "COPA"
+COPA = Path(__file__).resolve().parents[3] / "shared" / "data" / "superglue" / "COPA"
 
 pytestmark = [
     pytest.mark.skipif(not COPA.is_dir(), reason=f"{COPA} is absent: COPA's official files belong there"),

@@ -15,7 +15,7 @@ from shared.settings import TaskSettings
 from trainer.tasks import load_task
 from trainer.tasks.images import read_images
 
-CIFAR10 = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
+CIFAR10 = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 
 
 def png(shade=0):

@@ -10,7 +10,7 @@ from trainer.tasks import load_task
 from trainer.tasks.examples import Example, Split
 from trainer.tasks.metrics import task_metrics
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "fewglue_32dev"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "fewglue_32dev"
 
 
 def logits_of(found, classes=2):

@@ -11,7 +11,7 @@ from shared.errors import UserError
 from shared.settings import TaskSettings
 from trainer.tasks import load_task
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def real(name):
