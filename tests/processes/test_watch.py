@@ -102,8 +102,8 @@ def test_on_a_terminal_a_trainer_shows_the_view_below_its_lines(tmp_path):
     try:
         tmux("set-option", "-g", "remain-on-exit", "on")
         until(lambda: stands_below_lines(screen()), "a whole view below the lines")
-        until(lambda: "summary.json" in screen(), "the end")
-        whole = screen("-S", "-")
+        until(lambda: "summary.json" in screen("-J"), "the end")  # -J joins lines that were wrapped
+        whole = screen("-J", "-S", "-")
     finally:
         tmux("kill-server")
     history = (tmp_path / "runs" / "seen" / "history.jsonl").read_text()
