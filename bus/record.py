@@ -4,8 +4,6 @@ Every line is a JSON object: a sequence number, the lane-steps when it happened,
 a proposal settled its lease, a lease ended without an answer, or an outcome was sent.
 """
 
-import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,9 +13,8 @@ from pydantic import Field, ValidationError
 from bus.channel import Answer, Channel, Counts, Event, LeaseEnded
 from bus.leases import Lease
 from bus.messages import Count, Digest, Outcomes, Part, Proposal, Short
+from shared.append_log import AppendLog
 from shared.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 class Leased(Part):
@@ -68,15 +65,10 @@ class RecordingChannel:
         self, channel: Channel, path: Path, step: Callable[[], int], *, truncate_to: int | None = None
     ) -> None:
         self._channel = channel
-        self._path = path
         self._step = step
-        self._unwritten = bytearray()
-        self._failing = False
-        self.errors = 0
-        """Writes that failed."""
+        _check_end(path, truncate_to)
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            self._size = _cut(self._file, path, truncate_to)
+            self._log = AppendLog(path, keep=truncate_to)
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
         entries = list(read(path))
@@ -122,36 +114,23 @@ class RecordingChannel:
         Raises:
             OSError: the disk is full or failed.
         """
-        self._flush()
-        os.fsync(self._file)
-        return self._size
+        return self._log.sync()
+
+    @property
+    def errors(self) -> int:
+        """Writes that failed."""
+        return self._log.errors
 
     def close(self) -> None:
         """See `bus.channel.Channel`."""
         self._channel.close()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._log.close()
 
     def _write(self, event: Leased | Ended | Proposal | Outcomes) -> None:
         entry = Entry(sequence=self._sequence, step=self._step(), event=event)
         self._sequence += 1
-        self._unwritten += entry.model_dump_json().encode() + b"\n"
-        try:
-            self._flush()
-        except OSError as error:
-            if not self._failing:
-                log.warning("%s: cannot be written (%s); training goes on", self._path, error.strerror)
-            self._failing = True
-            self.errors += 1
-
-    def _flush(self) -> None:
-        """Write what waits. A line that was cut by a full disk is completed by the next call."""
-        while self._unwritten:
-            written = os.write(self._file, self._unwritten)
-            del self._unwritten[:written]
-            self._size += written
-        self._failing = False
+        self._log.append(entry.model_dump_json())
+        self._log.flush()
 
 
 def read(path: Path) -> Iterator[Entry]:
@@ -176,17 +155,16 @@ def read(path: Path) -> Iterator[Entry]:
         yield entry
 
 
-def _cut(file: int, path: Path, truncate_to: int | None) -> int:
-    """Cut the file to whole lines, and to the checkpoint; its size then."""
-    content = os.pread(file, os.fstat(file).st_size, 0)
-    size = content.rfind(b"\n") + 1 if truncate_to is None else truncate_to
-    if size > len(content) or content[size - 1 : size] not in (b"\n", b""):
+def _check_end(path: Path, size: int | None) -> None:
+    """Check that an entry ends at `size`, so that the file may be cut there."""
+    if not size:
+        return
+    content = path.read_bytes() if path.is_file() else b""
+    if content[size - 1 : size] != b"\n":
         raise UserError(
             f"{path}: has no entry that ends at byte {size}, where its checkpoint was saved; "
             "put the record of this run back"
         )
-    os.ftruncate(file, size)
-    return size
 
 
 def _void(entries: list[Entry]) -> list[Event]:

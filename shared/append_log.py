@@ -17,7 +17,8 @@ MAX_PENDING = 64 * 2**20
 class AppendLog:
     """Lines of UTF-8 text, written whole: a disk that is full or failing leaves no half line in the middle.
 
-    Trouble with the disk never raises: it is logged once, counted in `errors`, and the lines wait in memory.
+    Where the disk takes none, that is logged once and counted in `errors`, and the lines wait in memory; only `sync`
+    raises.
     """
 
     def __init__(self, path: Path, keep: int | None = None) -> None:
@@ -47,22 +48,26 @@ class AppendLog:
     def flush(self) -> bool:
         """Hand pending lines to the system; false if it does not take them now."""
         try:
-            while self._pending:
-                self._size += (written := os.pwrite(self._file, self._pending, self._size))
-                del self._pending[:written]
+            self._write()
         except OSError as error:
             self._failed(error)
             return False
         return True
 
     def sync(self) -> int:
-        """Bring all lines to the disk; its size in bytes that is safe there."""
-        try:
-            if self.flush():
-                os.fsync(self._file)
-        except OSError as error:
-            self._failed(error)
+        """Bring all lines to the disk; the size of the file in bytes then.
+
+        Raises:
+            OSError: the disk does not take them.
+        """
+        self._write()
+        os.fsync(self._file)
         return self._size
+
+    def _write(self) -> None:
+        while self._pending:
+            self._size += (written := os.pwrite(self._file, self._pending, self._size))
+            del self._pending[:written]
 
     def close(self) -> None:
         """Write what is pending and close. Idempotent."""

@@ -275,17 +275,17 @@ def test_a_torn_last_line_is_left_out_and_cut_by_a_resumed_run(recorded):
 
 def test_training_outlives_a_full_disk(tmp_path, monkeypatch, caplog):
     """Half a line fits, then nothing; once there is room again, every entry is written once."""
-    path, real, room = tmp_path / "bus.jsonl", os.write, [10]
+    path, real, room = tmp_path / "bus.jsonl", os.pwrite, [10]
     channel = RecordingChannel(InProcessChannel(echo, model="m"), path, lambda: 0)
 
-    def write(file, content):
+    def write(file, content, offset):
         if not room[0]:
             raise OSError(28, "No space left on device")
-        written = real(file, bytes(content[: room[0]]))
+        written = real(file, bytes(content[: room[0]]), offset)
         room[0] -= written
         return written
 
-    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "pwrite", write)
     for step in range(3):
         channel.tell(outcome(step))
     assert caplog.text.count("No space left on device") == 1
