@@ -126,6 +126,12 @@ def vocabulary(backbone):
     return backbone.vocabulary
 
 
+@pytest.fixture
+def loaded(backbone, monkeypatch):
+    """Programs take the model that is loaded already."""
+    monkeypatch.setattr("trainer.api.load_backbone", lambda *_: backbone)
+
+
 class Runs:
     """Tunes in this process, each run in its own folder."""
 

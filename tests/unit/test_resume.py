@@ -9,12 +9,6 @@ from conftest import LABELS, SHORT_DEMO, find_helpdesk, run_program
 from trainer.command import main
 
 
-@pytest.fixture
-def loaded(backbone, monkeypatch):
-    """Programs take the model that is loaded already."""
-    monkeypatch.setattr("trainer.api.load_backbone", lambda *_: backbone)
-
-
 def stopping(after):
     """A descent that a signal breaks off in the step `after`."""
     from trainer.descent import Descent

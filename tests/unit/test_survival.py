@@ -185,12 +185,6 @@ def test_a_full_disk_does_not_end_training_and_the_exit_status_tells(tmp_path):
     assert "cannot be saved" in ended.out and "step 24/24" in ended.out
 
 
-@pytest.fixture
-def loaded(backbone, monkeypatch):
-    """Programs take the model that is loaded already."""
-    monkeypatch.setattr("trainer.api.load_backbone", lambda *_: backbone)
-
-
 def test_a_lane_is_float32_whatever_its_start_was():
     from trainer.search.lanes import open_lane
 

@@ -410,12 +410,6 @@ BAD_RUNS = {
 }
 
 
-@pytest.fixture
-def loaded(backbone, monkeypatch):
-    """Programs take the model that is loaded already."""
-    monkeypatch.setattr("trainer.api.load_backbone", lambda *_: backbone)
-
-
 @pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("case", BAD_RUNS)
 def test_bad_input_is_one_line_and_leaves_no_run_behind(tmp_path, request, case):
