@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from shared import logs  # noqa: E402 - the checkout must be found first
 
-logs.set_up()
+logs.quiet_libraries()
 
 from scripts.comparison import tables  # noqa: E402
 from scripts.comparison.arms import ARMS, PLAIN, Arm, named, rates, with_delays  # noqa: E402
@@ -47,6 +47,7 @@ class _Parser(argparse.ArgumentParser):
 def main() -> int:
     """Make the runs that are missing, then write the comparison."""
     options, extra = _parse()
+    logs.set_up()
     if options.data and not options.data.is_dir():
         raise UserError(f"--data {options.data}: there is no such folder")
     conditions = grid(options.recipes, options.starts, options.shots)

@@ -29,8 +29,7 @@ def set_up(stream: TextIO | None = None) -> None:
 
     Call it at the start of a program, before transformers or datasets are imported.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)  # a value set by the user wins
+    quiet_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Lines reach a pipe at once; a character that the encoding lacks is printed as its code.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
@@ -40,6 +39,12 @@ def set_up(stream: TextIO | None = None) -> None:
     logging.captureWarnings(True)
     for room in ROOMS:
         logging.getLogger(room).setLevel(logging.INFO)
+
+
+def quiet_libraries() -> None:
+    """Keep the progress bars and hints of libraries out of our output; call it before they are imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)  # a value set by the user wins
 
 
 class _Lines(logging.Handler):

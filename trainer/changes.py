@@ -8,8 +8,8 @@ from shared.errors import UserError
 from shared.settings import Settings
 from trainer.runs.directory import CONFIG, RunDirectory
 
-FREE = {"name", "folder", "device", "threads", "bus", "metrics", "proposer", "track"}
-"""Settings that say where and how a run computes and talks, and not what it finds."""
+FREE = {"name", "folder", "device", "threads", "baseline", "bus", "metrics", "proposer", "track"}
+"""Settings that say where and how a run computes and talks and what it is compared with, and not what it finds."""
 
 
 def accept_changes(kept: Settings, given: Settings, directory: RunDirectory) -> Settings:

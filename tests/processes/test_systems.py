@@ -54,7 +54,7 @@ def made(roberta, tmp_path_factory):
     early = ["--restarts.epochs", "[]", "--restarts.request_every", "10", "--restarts.trial_steps", "4"]
     variants = {
         "sync": ["--steps", "100"],
-        "async": ["--steps", "20", "--restarts.mode", "async", *early],
+        "async": ["--steps", "20", "--num_evals", "20", "--restarts.mode", "async", *early],
     }
     with Household(tmp_path_factory.mktemp("paper")) as home:
         proposer = home.proposer()
