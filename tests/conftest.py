@@ -129,7 +129,7 @@ def vocabulary(backbone):
 @pytest.fixture
 def loaded(backbone, monkeypatch):
     """Programs take the model that is loaded already."""
-    monkeypatch.setattr("trainer.api.load_backbone", lambda *_: backbone)
+    monkeypatch.setattr("trainer.execution.load_backbone", lambda *_: backbone)
 
 
 class Runs:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shared.errors import UserError
     from shared.settings import Settings
-    from trainer.api import Hooks, replay, resume, run
+    from trainer.api import replay, resume, run
+    from trainer.hooks import Hooks
     from trainer.result.classifier import Classifier
     from trainer.result.run_result import RunResult
     from trainer.runs.signals import Stopped
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Hooks", "RunResult", "Settings", "Stopped", "UserError", "load", "replay", "resume", "run"]
 
 _HOMES = {
-    "Hooks": "trainer.api:Hooks",
+    "Hooks": "trainer.hooks:Hooks",
     "RunResult": "trainer.result.run_result:RunResult",
     "Settings": "shared.settings:Settings",
     "Stopped": "trainer.runs.signals:Stopped",

@@ -10,6 +10,7 @@ from shared import logs
 from shared.config import CommandLine, recipe_names, recipe_summary
 from shared.errors import UserError
 from shared.text import printable
+from trainer.hooks import Hooks
 from trainer.runs.directory import CONFIG, find_run, read_json
 from trainer.runs.signals import Stopped, StopSignals
 from trainer.threads import wait_briefly
@@ -62,9 +63,9 @@ def _run(parser: CommandLine, options: argparse.Namespace, signals: StopSignals)
         settings = parser.resolve(options, saved=(str(path / CONFIG), read_json(path / CONFIG)))
 
     wait_briefly()
-    from trainer import api  # here, so that --help and bad settings answer at once: it loads torch
+    from trainer import api  # here, so that --help and bad settings answer at once
 
-    hooks = api.Hooks(signals=signals)
+    hooks = Hooks(signals=signals)
     if options.resume:
         return api.resume(str(path), settings=settings, hooks=hooks)
     if options.replay:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bus.channel import Channel
 from bus.in_process import InProcessChannel
@@ -10,9 +11,10 @@ from bus.messages import Outcomes
 from bus.replay import ReplayChannel
 from bus.server import BusServer
 from shared.settings import Settings
-from trainer.search.controls import control
 from trainer.search.events import CandidatesPassedOver, Event, TrialJudged
-from trainer.search.prompt_init import PromptInit
+
+if TYPE_CHECKING:  # loads torch
+    from trainer.search.prompt_init import PromptInit
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 def open_bus(settings: Settings, run: str) -> BusServer | None:
     """Listen for proposers, if the settings ask for any; `run` identifies the run to them.
 
-    Call it before the model loads, so that proposers are connected when the first digest is leased.
+    Call it before torch and the model load, so that proposers are connected when the first digest is leased.
 
     Raises:
         UserError: the address cannot be bound.
@@ -33,7 +35,7 @@ def open_bus(settings: Settings, run: str) -> BusServer | None:
 
 
 def open_channel(
-    settings: Settings, prompt_init: PromptInit, bus: Channel | None, record: Path | None, step: Callable[[], int]
+    settings: Settings, prompt_init: "PromptInit", bus: Channel | None, record: Path | None, step: Callable[[], int]
 ) -> Channel | None:
     """The channel that the settings ask for; None for plain prompt tuning.
 
@@ -54,6 +56,8 @@ def open_channel(
         return ReplayChannel(record, step)
     if source == "bus":
         return bus
+    from trainer.search.controls import control  # here, since proposers are listened for before torch is loaded
+
     return InProcessChannel(control(source, prompt_init), model=source)
 
 

@@ -8,6 +8,7 @@ from shared.settings import Settings
 from trainer import api
 from trainer.backbones import load_backbone
 from trainer.backbones.backbone import Backbone
+from trainer.hooks import Hooks
 from trainer.runs.directory import SUMMARY
 from trainer.runs.signals import StopSignals
 from trainer.tasks.examples import Task
@@ -60,7 +61,7 @@ class Runner:
             Stopped: a signal came.
         """
         settings = changed(run.settings, {"bus.bind": endpoint})
-        hooks = api.Hooks(load=self._load, signals=self._signals)
+        hooks = Hooks(load=self._load, signals=self._signals)
         summary = api.run(settings, if_exists="resume", hooks=hooks).summary
         return float(summary["test"][summary["measure"]])
 

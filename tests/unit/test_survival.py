@@ -12,6 +12,7 @@ from conftest import LABELS, SHORT_DEMO, make_settings, run_program
 from shared.errors import UserError
 from trainer.command import main
 from trainer.descent import PROBE_ROWS
+from trainer.hooks import Hooks
 from trainer.memory import in_passes
 from trainer.search.lanes import Lane
 from trainer.search.state import RunState
@@ -108,7 +109,7 @@ def test_the_incumbents_own_breakdown_ends_the_run_and_names_what_is_kept(tmp_pa
 
     from trainer import api
 
-    hooks = api.Hooks(load=lambda *_: Faulty(context.backbone, change))
+    hooks = Hooks(load=lambda *_: Faulty(context.backbone, change))
     with pytest.raises(
         UserError, match=r"NaN or infinite after 14 lane-steps.*the best prompt before .* is in .*/best"
     ):

@@ -5,12 +5,15 @@ A listener is called in the training loop, after the change that the event repor
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bus.channel import Answer, Counts
 from bus.messages import CandidateOutcome, Digest, Point
-from trainer.search.evaluation import EvalResult
-from trainer.search.lanes import Lane
 from trainer.search.restarts import Candidate
+
+if TYPE_CHECKING:  # these load torch, which metrics and bus are there before
+    from trainer.search.evaluation import EvalResult
+    from trainer.search.lanes import Lane
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Stepped:
 
     lane_steps: int
     """After the step."""
-    lanes: list[Lane]
+    lanes: "list[Lane]"
     train_losses: list[float]
     """By lane."""
     step_seconds: float
@@ -36,8 +39,8 @@ class Evaluated:
     """The development split was measured on all lanes; `point` is the incumbent's."""
 
     point: Point
-    lanes: list[Lane]
-    results: list[EvalResult]
+    lanes: "list[Lane]"
+    results: "list[EvalResult]"
     """By lane."""
     seconds: float
     """Training time so far."""
@@ -93,9 +96,9 @@ class CandidatesScored:
 class TrialOpened:
     """A challenger starts."""
 
-    lane: Lane
+    lane: "Lane"
     candidate: Candidate
-    incumbent: EvalResult
+    incumbent: "EvalResult"
     lane_steps: int
 
 
@@ -103,7 +106,7 @@ class TrialOpened:
 class TrialJudged:
     """A trial ended, or a candidate replaced the incumbent without one."""
 
-    lane: Lane
+    lane: "Lane"
     lease: str
     outcome: CandidateOutcome
     lane_steps: int

@@ -1,0 +1,108 @@
+"""One whole run: data and model, training, the baseline, one test."""
+
+import hashlib
+import logging
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from bus.channel import Channel
+from shared.errors import UserError
+from shared.health import Health
+from shared.settings import Settings
+from trainer.backbones import load_backbone
+from trainer.evaluator import Diverged
+from trainer.hooks import Hooks
+from trainer.result.finalize import export, finalize
+from trainer.result.run_result import RunResult
+from trainer.runs.directory import BASELINE, RunDirectory
+from trainer.runs.metrics import TrainerMetrics
+from trainer.search.context import TuningContext
+from trainer.search.events import Listener
+from trainer.search.schedule import resolve_budget
+from trainer.tasks import load_task
+from trainer.tasks.examples import Split, Task
+from trainer.tuning import tune, untrained
+
+log = logging.getLogger(__name__)
+
+
+def tune_and_test(
+    directory: RunDirectory,
+    settings: Settings,
+    bus: Channel | None,
+    record: Path | None,
+    hooks: Hooks,
+    metrics: TrainerMetrics,
+    life: Health,
+) -> RunResult:
+    """Carry out a run.
+
+    Args:
+        directory: where the run is kept.
+        settings: of the run.
+        bus: an open channel to proposers.
+        record: the record of the run that is replayed, if one is.
+        hooks: what the caller adds.
+        metrics: of the trainer.
+        life: whose beat says that the run is alive.
+
+    Raises:
+        UserError: data, model or disk are at fault, or the incumbent diverged.
+        Stopped: a signal came first.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    task = load_task(settings.task, settings.seed, settings.backbone.template)
+    directory.check_data({name: fingerprint(getattr(task, name)) for name in ("train", "dev", "test")})
+    settings = resolve_budget(settings, len(task.train.examples))
+    _announce(directory, settings, task)
+    metrics.budget.set(settings.steps)
+    context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
+    listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
+
+    try:
+        result, state = tune(settings, context, directory, hooks.signals, listeners=listeners, bus=bus, record=record)
+    except Diverged as error:
+        if error.best is None:
+            raise
+        export(settings, context, directory, error.best)
+        loss = error.best.dev.loss
+        raise UserError(f"{error}; the best prompt before (dev loss {loss:.3f}) is in {directory.path}/best") from None
+    is_plain = settings.restarts.policy == "none"
+    own = f"{'plain prompt tuning' if is_plain else 'Tandem'}, {result.kind}"
+    results = {"untrained prompt": untrained(settings, context), own: result}
+    if settings.baseline and not is_plain:
+        log.info("baseline: plain prompt tuning with the same %d lane-steps", settings.steps)
+        restarts = settings.restarts.model_copy(update={"policy": "none"})
+        plain = settings.model_copy(update={"restarts": restarts})
+        with closing(directory.nested(BASELINE, plain)) as nested:
+            found, _ = tune(plain, context, nested, hooks.signals, listeners=listeners)
+        results[f"plain prompt tuning, {found.kind}"] = found
+    return finalize(settings, context, directory, state, results, own)
+
+
+def _announce(directory: RunDirectory, settings: Settings, task: Task) -> None:
+    """Say what the run is about to do."""
+    compares = settings.baseline and settings.restarts.policy != "none"
+    log.info("run %s: recipe %s, seed %d", directory.path, settings.recipe, settings.seed)
+    log.info(
+        "%d lane-steps on %d training rows of %d classes%s; at the end one test on %d rows",
+        settings.steps,
+        len(task.train.examples),
+        len(task.labels),
+        ", then as many of plain prompt tuning to compare with" if compares else "",
+        len(task.test.examples),
+    )
+
+
+def fingerprint(split: Split) -> str:
+    """A hash of a split's texts, image files (name and size) and classes."""
+    digest = hashlib.sha256()
+    for example, target in zip(split.examples, split.targets.tolist(), strict=True):
+        image = example.image
+        if isinstance(image, Path):
+            image = f"{image.name} {image.stat().st_size}".encode()
+        digest.update(repr((example.choices, sorted(example.columns.items()), image, example.gold, target)).encode())
+    return digest.hexdigest()
