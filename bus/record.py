@@ -114,7 +114,10 @@ class RecordingChannel:
         Raises:
             OSError: the disk is full or failed.
         """
-        return self._log.sync()
+        size = self._log.sync()
+        if self._log.trouble:
+            raise self._log.trouble
+        return size
 
     @property
     def errors(self) -> int:

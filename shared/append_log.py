@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -17,8 +18,7 @@ MAX_PENDING = 64 * 2**20
 class AppendLog:
     """Lines of UTF-8 text, written whole: a disk that is full or failing leaves no half line in the middle.
 
-    Where the disk takes none, that is logged once and counted in `errors`, and the lines wait in memory; only `sync`
-    raises.
+    Trouble with the disk never raises: it is logged once and counted in `errors`, and the lines wait in memory.
     """
 
     def __init__(self, path: Path, keep: int | None = None) -> None:
@@ -30,6 +30,8 @@ class AppendLog:
         self.path = path
         self.errors = 0
         """Writes that failed."""
+        self.trouble: OSError | None = None
+        """Why the last write failed; None if it did not."""
         self._pending = bytearray()
         self._flushed = time.monotonic()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -47,21 +49,11 @@ class AppendLog:
 
     def flush(self) -> bool:
         """Hand pending lines to the system; false if it does not take them now."""
-        try:
-            self._write()
-        except OSError as error:
-            self._failed(error)
-            return False
-        return True
+        return self._try(self._write)
 
     def sync(self) -> int:
-        """Bring all lines to the disk; the size of the file in bytes then.
-
-        Raises:
-            OSError: the disk does not take them.
-        """
-        self._write()
-        os.fsync(self._file)
+        """Bring all lines to the disk; the size of the file in bytes as far as it is safe there."""
+        self._try(self._write_through)
         return self._size
 
     def _write(self) -> None:
@@ -76,10 +68,21 @@ class AppendLog:
             os.close(self._file)
             self._file = -1
 
-    def _failed(self, error: OSError) -> None:
-        if not self.errors:
-            log.warning("%s: cannot be written (%s); its lines wait in memory", self.path, error.strerror)
-        self.errors += 1
+    def _write_through(self) -> None:
+        self._write()
+        os.fsync(self._file)
+
+    def _try(self, write: Callable[[], None]) -> bool:
+        try:
+            write()
+        except OSError as error:
+            if not self.errors:
+                log.warning("%s: cannot be written (%s); its lines wait in memory", self.path, error.strerror)
+            self.errors += 1
+            self.trouble = error
+            return False
+        self.trouble = None
+        return True
 
     def _whole_lines(self) -> int:
         """Bytes up to the last line break."""
