@@ -20,6 +20,7 @@ from shared.settings import BackboneSettings, Format, PromptSettings
 from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.encoder_head import cut_head, initialise
 from trainer.backbones.encoder_model import load_classifier, load_tokenizer, max_text_tokens
+from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.labels import check_distinct
 from trainer.backbones.model_inputs import check_tokenizer, padding_token, token_embeddings
 from trainer.backbones.passes import max_pass_positions, run_chunks
@@ -88,6 +89,7 @@ class Encoder:
         _check_labels(labels, self._tokenizer)
         dtype = frozen_dtype(device)
         model.to(device, dtype).eval().requires_grad_(False)
+        use_onednn(model.base_model)
         self._memory_positions = max_pass_positions(model.config, device, dtype)
         self._body = model.base_model
         self._embeddings = self._body.get_input_embeddings()
