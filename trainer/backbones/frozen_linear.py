@@ -21,7 +21,7 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs [..., out_features] of `input` [..., in_features]."""
-        output: Tensor = _Product.apply(input, self.weight, self.bias)
+        output: Tensor = _Product.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return output
 
 
@@ -47,8 +47,12 @@ def _multiply(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def use_onednn(model: nn.Module) -> None:
     """Replace the float32 linear layers of a frozen model on a processor, where torch was built with oneDNN."""
-    if not torch.backends.mkldnn.is_available():
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for name, layer in list(model.named_modules()):
-        if type(layer) is nn.Linear and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32:
+        if type(layer) is nn.Linear and not layer.weight.requires_grad and _on_processor(layer.weight):
             model.set_submodule(name, FrozenLinear(layer))
+
+
+def _on_processor(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
