@@ -20,6 +20,7 @@ from shared.settings import BackboneSettings, Format, PromptSettings
 from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.encoder_head import cut_head, initialise
 from trainer.backbones.encoder_model import load_classifier, load_tokenizer, max_text_tokens
+from trainer.backbones.fast_dropout import use_fast_dropout
 from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.labels import check_distinct
 from trainer.backbones.model_inputs import check_tokenizer, padding_token, token_embeddings
@@ -90,6 +91,8 @@ class Encoder:
         dtype = frozen_dtype(device)
         model.to(device, dtype).eval().requires_grad_(False)
         use_onednn(model.base_model)
+        if settings.dropout:
+            use_fast_dropout(model.base_model)
         self._memory_positions = max_pass_positions(model.config, device, dtype)
         self._body = model.base_model
         self._embeddings = self._body.get_input_embeddings()
