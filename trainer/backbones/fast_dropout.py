@@ -65,6 +65,6 @@ def use_fast_dropout(model: Any) -> None:
         return
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Dropout:
-            model.set_submodule(name, FastDropout(layer.p))
-    if model.config.model_type in ALIKE:
+            model.set_submodule(name, FastDropout(layer.p).train(layer.training))
+    if model.config.model_type in ALIKE and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
