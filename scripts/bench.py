@@ -4,6 +4,7 @@ scripts/bench overlap       does a slow LLM slow the training down?
 scripts/bench busy          how fast is a run while other processes keep cores busy?
 scripts/bench page          do viewers of the live page slow the training down?
 scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
+scripts/bench dual          how fast is a dual encoder's step, and what do scoring and digests cost beside it?
 """
 
 import argparse
@@ -163,6 +164,16 @@ def step(options: argparse.Namespace) -> None:
     gradient_step.step(options)
 
 
+def dual(options: argparse.Namespace) -> None:
+    """Milliseconds of a dual encoder's step, scoring, evaluation and digest."""
+    from shared.logs import set_up
+
+    set_up()  # before anything imports transformers
+    import dual_step
+
+    dual_step.dual(options)
+
+
 def busy(options: argparse.Namespace) -> None:
     """Steps per second on idle and on busy cores."""
     import busy as measurement
@@ -182,6 +193,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "busy": busy,
     "page": page,
     "step": step,
+    "dual": dual,
 }
 
 
@@ -212,6 +224,10 @@ def main() -> int:
     told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
     told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
     told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+    told = commands.add_parser("dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?")
+    told.add_argument("--model", default=MINILM, help="folder or package:NAME/FOLDER")
+    told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    told.add_argument("--rounds", type=int, default=5, help="how often each way has its iteration")
     options = parser.parse_args()
     try:
         COMMANDS[options.command](options)

@@ -36,6 +36,15 @@ def test_memory_order_does_not_matter():
     torch.testing.assert_close(gradient, layer.weight.sum(0)[:, None].expand(24, 6), rtol=1e-5, atol=1e-5)
 
 
+def test_outputs_can_be_changed_in_place():
+    layer = frozen()
+    x = torch.randn(2, 3, 24, requires_grad=True)
+    y = FrozenLinear(layer)(x)
+    y /= 2.0
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, (layer.weight.sum(0) / 2).expand(2, 3, 24), rtol=1e-5, atol=1e-5)
+
+
 def test_frozen_layers_alone_are_replaced_and_share_their_weights():
     class Subclass(nn.Linear):
         pass

@@ -24,7 +24,7 @@ from trainer.backbones.fast_dropout import use_fast_dropout
 from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.labels import check_distinct
 from trainer.backbones.model_inputs import check_tokenizer, padding_token, token_embeddings
-from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.passes import max_kernel_positions, max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.read_layer import ReadLayer
 from trainer.backbones.stack import Stack, stack
@@ -169,14 +169,10 @@ class Encoder:
     def _chunk_scores(self, stack: Stack, texts: TokenizedBatch, first: Tensor) -> Tensor:
         """Head outputs [lanes, texts, outputs] of texts that fit into memory."""
         lanes, longest, _ = stack.prompts.shape
-        chunks = list(texts.chunks(self._cache_positions // lanes, extra=longest))
+        positions = max_kernel_positions(self.device, self._memory_positions)
+        chunks = list(texts.chunks(positions // lanes, extra=longest))
         scores = torch.cat([self._scores(stack, texts[chunk], first[chunk]) for chunk in chunks], dim=1)
         return scores[:, torch.cat(chunks).argsort()]
-
-    @property
-    def _cache_positions(self) -> int:
-        """Positions in one call of a kernel: on a processor what its cache holds, which also saves padding."""
-        return 768 if self.device.type == "cpu" else self._memory_positions
 
     def _scores(self, stack: Stack, texts: TokenizedBatch, first: Tensor) -> Tensor:
         """Head outputs [lanes, texts, outputs]."""

@@ -21,12 +21,15 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs [..., out_features] of `input` [..., in_features]."""
-        output: Tensor = _Product.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return output
+        rows = input.reshape(
+            -1, self.in_features
+        )  # of more dimensions a Function's output could not be changed in place
+        output: Tensor = _Product.apply(rows, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return output.view(*input.shape[:-1], self.out_features)
 
 
 class _Product(torch.autograd.Function):
-    """`input @ weight.T + bias`, with a gradient for `input` alone."""
+    """`input @ weight.T + bias` for an input [rows, in_features], with a gradient for it alone."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
