@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.harness.processes import FreshLLM, Household, Process  # noqa: E402 - the checkout must be found first
 from shared.errors import UserError, run_command  # noqa: E402
+from trainer.threads import wait_briefly  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def step(options: argparse.Namespace) -> None:
 
     if not options.data.is_file():
         raise UserError(f"--data {options.data}: no such file; name RTE's train.jsonl of SuperGLUE")
+    wait_briefly()  # before anything imports torch
     set_up()  # before anything imports transformers
     import gradient_step
 
@@ -168,6 +170,7 @@ def dual(options: argparse.Namespace) -> None:
     """Milliseconds of a dual encoder's step, scoring, evaluation and digest."""
     from shared.logs import set_up
 
+    wait_briefly()  # before anything imports torch
     set_up()  # before anything imports transformers
     import dual_step
 
