@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from forks import Household
 
-from scripts.harness.processes import Household
 from scripts.notebook import NOTEBOOK, execute
 from shared.settings import Settings
 
