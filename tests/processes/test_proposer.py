@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from test_chat_models import DIGEST, KEY, needs_embedded
+from llm_requests import DIGEST, KEY, needs_embedded
 
 from bus.channel import Answer
 from bus.messages import CandidateOutcome, Outcomes

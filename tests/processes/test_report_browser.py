@@ -5,8 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from browser import browser, need_browser, opened
-from report_runs import HOSTILE, make_run, summary, told
-from test_report import compared
+from report_runs import HOSTILE, compared, make_run, summary, told
 
 from scripts.harness.processes import SMALL, Household, until
 from trainer.report.__main__ import main as report_main
