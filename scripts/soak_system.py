@@ -164,15 +164,14 @@ class System:
         """Sample every process, and note those that ended by themselves, are unwell, or wrote a traceback."""
         for name, process in list(self.processes.items()):
             if process.ended:
-                if name == "trainer" and process.wait() == 0:
-                    continue  # the budget is used up
-                self.find(f"{name} ended by itself with status {process.wait()}: {process.text[-2000:]}")
-                del self.processes[name]
-                continue
+                what = f"{name} ended by itself with status {process.wait()}: {process.text[-2000:]}"
+                assert name != "trainer", what
+                self.find(what)
+                self.start_proposer(name)
             if (mib := resident(process.process.pid)) is not None:
                 self.memory[name][-1].append((time.monotonic(), mib))
             self._check_health(name)
-        if (trainer := self.processes.get("trainer")) and not trainer.ended and "trainer" not in self.suspended:
+        if "trainer" in self.processes and "trainer" not in self.suspended:
             self._samples = scrape(self.ports["trainer"]) or self._samples
 
     def _check_health(self, name: str) -> None:
