@@ -67,7 +67,8 @@ class Channel(Protocol):
     @property
     def news(self) -> Sized:
         """Not empty if there may be events, or a proposer became free, since the last `poll`. Always the same object:
-        the loop keeps it, because after a step even a call that does nothing takes microseconds."""
+        the loop keeps it, because after a step even a call that does nothing takes microseconds.
+        """
 
     def poll(self) -> list[Event]:
         """The events since the last call, oldest first; never waits."""

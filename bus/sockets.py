@@ -34,7 +34,7 @@ def open_socket(context: zmq.Context[Socket], kind: int, endpoint: str, max_fram
     """A socket of `kind` with the options of both ends, not yet bound or connected to `endpoint`."""
     socket = context.socket(kind)
     # TCP notices dead hosts and cut cables; leases and repeated readies notice a Python that hangs. ZMTP's heartbeats
-    # are off: libzmq 4.3.5 aborts the process when one is due on a connection that broke while its messages were unread.
+    # are off: libzmq 4.3.5 aborts the process when one is due on a connection that broke while its queue was full.
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, PROBE_SECONDS)
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_SECONDS)

@@ -133,8 +133,7 @@ def _report(system: System, schedule: Schedule, minute: int, seconds: float) -> 
     memory = "/".join(f"{lives[-1][-1][1]:.0f}" for lives in system.memory.values() if lives[-1])
     share = system.cpu_seconds() / seconds
     print(
-        f"minute {minute}: {sum(schedule.counts.values())} troubles  {counted}  "
-        f"MiB {memory}  {share:.2f} cores",
+        f"minute {minute}: {sum(schedule.counts.values())} troubles  {counted}  MiB {memory}  {share:.2f} cores",
         flush=True,
     )
 

@@ -76,7 +76,9 @@ def _record(run: Path) -> tuple[list[str], list[tuple[str, str]]]:
 def _history(events: list[dict[str, Any]]) -> dict[str, Any]:
     """The same of the history, and the candidates that were scored with their outcomes."""
     ends = [
-        (event["lease"], event.get("how", "settled")) for event in events if event["kind"] in ("proposal", "lease_ended")
+        (event["lease"], event.get("how", "settled"))
+        for event in events
+        if event["kind"] in ("proposal", "lease_ended")
     ]
     candidates = Counter((one["lease"], one["words"]) for event in events for one in event.get("scored", []))
     outcomes = Counter((event["lease"], event["words"]) for event in events if event["kind"] == "outcome")

@@ -14,7 +14,7 @@ from pathlib import Path
 from scripts.harness.processes import SMALL, FreshLLM, Household, Process, free_port, get, scrape
 
 PROPOSERS = 4
-REST_SECONDS = 0.2
+REST_SECONDS = 0.4
 """The trainer's rest after each step."""
 
 LEASE_SECONDS = 10.0
@@ -28,7 +28,7 @@ SETTINGS = {
     "threads": 1,
     "task": {"labels": json.loads(SMALL["TANDEM_TASK__LABELS"]), "shots": 8, "dev_shots": 8, "test_rows": 20},
     "prompt": {"num_tokens": 4},
-    "restarts": {"request_every": 10, "trial_steps": 10, "patience": 0, "candidates": 3, "max_challengers": 2},
+    "restarts": {"request_every": 10, "trial_steps": 10, "patience": 0, "candidates": 3, "max_challengers": 1},
     "metrics": {"stale_seconds": 20.0},
 }  # fmt: skip
 
@@ -52,6 +52,7 @@ class MoodyLLM(FreshLLM):
 
     @property
     def reply(self) -> str:
+        """What it says next."""
         return self.garbage.choice(GARBAGE) if self.garbage else FreshLLM.reply.fget(self)  # type: ignore[attr-defined]
 
     @reply.setter

@@ -11,13 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shared import logs  # noqa: E402 - the checkout must be found first
-from shared.errors import run_command  # noqa: E402
-from shared.settings import Settings  # noqa: E402
-from trainer import api  # noqa: E402
-from trainer.hooks import Hooks  # noqa: E402
-from trainer.runs.signals import Stopped, StopSignals  # noqa: E402
-from trainer.search.events import Event, Stepped  # noqa: E402
+from shared import logs
+from shared.errors import run_command
+from shared.settings import Settings
+from trainer import api
+from trainer.hooks import Hooks
+from trainer.runs.signals import Stopped, StopSignals
+from trainer.search.events import Event, Stepped
 
 
 def main(verb: str, what: str) -> int:

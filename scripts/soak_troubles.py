@@ -1,7 +1,6 @@
 """What scripts/soak does to a trainer and its proposers."""
 
 import errno
-import os
 import random
 import signal
 import threading
@@ -14,7 +13,8 @@ import zmq
 
 from bus.client import BusClient
 from bus.codec import encode
-from bus.messages import Ready, Proposal, Usage
+from bus.keys import read_secret
+from bus.messages import Proposal, Ready, Usage
 from scripts.soak_system import System
 from shared.settings import BusSettings
 
@@ -70,10 +70,15 @@ def restarts_of_the_trainer(system: System) -> list[Trouble]:
 
 
 def _mood(system: System, **values: object) -> Remedy:
+    """Set attributes of the LLM for a while."""
     before = {name: getattr(system.llm, name) for name in values}
-    for name, value in values.items():
-        setattr(system.llm, name, value)
-    return lambda: [setattr(system.llm, name, value) for name, value in before.items()] and None
+
+    def set_all(values: dict[str, object]) -> None:
+        for name, value in values.items():
+            setattr(system.llm, name, value)
+
+    set_all(values)
+    return lambda: set_all(before)
 
 
 def _llm_down(system: System) -> Remedy:
@@ -134,7 +139,7 @@ def _unlisted(system: System) -> Remedy:
 
 def _flood(system: System, seed: float) -> Remedy:
     """An admitted proposer gone mad: it takes leases and never answers, and sends anything."""
-    settings = BusSettings(connect=[system.bind], secret_key=system.key("mad"))
+    public, secret = read_secret(system.key("mad"), "the mad proposer")
 
     def send(stop: threading.Event) -> None:
         dice = random.Random(seed)
@@ -143,8 +148,8 @@ def _flood(system: System, seed: float) -> Remedy:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, 100)
         socket.setsockopt(zmq.CURVE_SERVERKEY, system.public("trainer").encode())
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, system.public("mad").encode())
-        socket.setsockopt(zmq.CURVE_SECRETKEY, _secret(settings))
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
         socket.connect(system.bind)
         while not stop.is_set():
             for _ in range(FLOOD // 50):
@@ -154,12 +159,6 @@ def _flood(system: System, seed: float) -> Remedy:
         context.destroy(linger=0)
 
     return _in_thread(send)
-
-
-def _secret(settings: BusSettings) -> bytes:
-    from bus.keys import read_secret
-
-    return read_secret(str(settings.secret_key), "bus.secret_key")[1]
 
 
 def _message(dice: random.Random) -> list[bytes]:
@@ -200,4 +199,4 @@ def _fill(system: System) -> Remedy:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-    return lambda: os.unlink(filler)
+    return filler.unlink
