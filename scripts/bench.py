@@ -225,9 +225,9 @@ def main() -> int:
     told.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
-    command.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
-    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-    command.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+    told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
+    told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
     options = parser.parse_args()
     try:
         COMMANDS[options.command](options)

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import zmq
 
 from bus.channel import Answer
-from bus.codec import decode, encode
 from bus.leases import Leases
-from bus.messages import Digest, Point, Proposal, Ready, Usage, Work
+from bus.messages import Digest, Point
 from bus.record import RecordingChannel
 from bus.server import BusServer
+from scripts.bus_peers import READY_SECONDS, flood, propose
 from shared.append_log import AppendLog
 from shared.settings import BusSettings, Settings
 from trainer.proposals import Proposals
@@ -40,8 +38,6 @@ EVERYBODY = 1_000
 
 MATRIX = torch.randn(384, 384)
 LANE: Any = SimpleNamespace(number=0)
-LIMIT = BusSettings().max_frame_bytes
-READY_SECONDS = 2.0
 LEASE_OPERATIONS = 2_000
 
 DIGEST = Digest(
@@ -107,7 +103,7 @@ def _serve(number: int, step: float, seconds: float) -> tuple[float, float, floa
         exchange = Exchange(**{**rest, "settings": settings, "state": state, "channel": channel})  # type: ignore[arg-type]
         history = History(AppendLog(Path(folder) / "history.jsonl"), settings.proposer.budget)
         listeners = Observers([history, TrainerMetrics(recipe="bench", run="bench")])
-        with _children(_proposers, server.endpoint, number):
+        with _children(propose, server.endpoint, number):
             _until(lambda: server.counts().peers == number, f"{number} proposers connect")
             end = time.monotonic() + seconds
             while time.monotonic() < end:
@@ -147,31 +143,6 @@ def _nothing() -> None:
     pass
 
 
-def _proposers(endpoint: str, number: int) -> None:
-    """A share of the proposers: answers every lease at once, and says ready in time."""
-    context, poller = zmq.Context(), zmq.Poller()
-    ready = encode(Ready(name="bench", model="none", credits=1, holding=[]), LIMIT)
-    sockets = []
-    for _ in range(number):
-        socket = context.socket(zmq.DEALER)
-        socket.connect(endpoint)
-        poller.register(socket, zmq.POLLIN)
-        sockets.append(socket)
-    due = 0.0
-    while True:
-        if time.monotonic() >= due:
-            for socket in sockets:
-                socket.send(ready)
-            due = time.monotonic() + READY_SECONDS
-        for socket, _ in poller.poll(100):
-            message = decode(socket.recv(), LIMIT)
-            if isinstance(message, Work):
-                usage = Usage(seconds=0.0)
-                words = [f"a mail that is number {index}" for index in range(12)]
-                socket.send(encode(Proposal(lease=message.lease, model="none", candidates=words, usage=usage), LIMIT))
-                socket.send(ready)
-
-
 def _lease_machine() -> None:
     """Microseconds of ready, grant and settle with few and with many peers."""
     times = {}
@@ -209,7 +180,7 @@ def _flood(options: argparse.Namespace) -> None:
             iterations += 1
         return iterations / (time.monotonic() - began)
 
-    with contextlib.closing(server), _children(_sender, server.endpoint, options.flood) as pause:
+    with contextlib.closing(server), _children(flood, server.endpoint, options.flood) as pause:
         rate(1.0)
         pairs, sent = [], 0
         for _ in range(options.pairs):
@@ -225,26 +196,12 @@ def _flood(options: argparse.Namespace) -> None:
     print(f"median ratio of the loop's speed with a flood: {ratio:.3f}, required > 0.95: {_holds(ratio > 0.95)}")
 
 
-def _sender(endpoint: str, rate: int, pause: Any) -> None:
-    """Sends `rate` messages a second, garbage and readies, unless `pause` is set."""
-    socket = zmq.Context().socket(zmq.DEALER)
-    socket.setsockopt(zmq.SNDHWM, 100)
-    socket.connect(endpoint)
-    ready = encode(Ready(name="flood", model="none", credits=0, holding=[]), LIMIT)
-    while True:
-        began = time.monotonic()
-        for index in range(0 if pause.is_set() else rate // 100):
-            with contextlib.suppress(zmq.Again):
-                socket.send(ready if index % 2 else os.urandom(50), zmq.NOBLOCK)
-        time.sleep(max(0.0, 0.01 - (time.monotonic() - began)))
-
-
 @contextlib.contextmanager
 def _children(program: Any, endpoint: str, number: int) -> Iterator[Any]:
     """Processes of proposers, or one of a flood, which the event that is given pauses."""
     spawn = multiprocessing.get_context("spawn")
     pause = spawn.Event()
-    if program is _sender:
+    if program is flood:
         arguments = [(endpoint, number, pause)]
     else:
         shares = [number // PROCESSES + (index < number % PROCESSES) for index in range(PROCESSES)]
