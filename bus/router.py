@@ -59,8 +59,10 @@ class Router:
         """Events that the training loop has not taken; `take` takes them."""
         self.free = False
         """Whether a proposer can take a lease."""
-        self.news = threading.Event()
-        """Set when an event was added or a proposer became free."""
+        self.news: deque[None] = deque(maxlen=1)
+        """Not empty if an event was added or a proposer became free since the last `take`."""
+        self.changed = threading.Event()
+        """The same, to wait for; cleared by who waits."""
         self.ended = False
         """Whether the thread has ended."""
         self._socket = socket
@@ -113,6 +115,7 @@ class Router:
 
     def take(self) -> list[Event]:
         """All events at once, however many there are."""
+        self.news.clear()  # first: what is added from now on is news
         with self._handover:
             events, self.events = self.events, []
         return events
@@ -217,7 +220,8 @@ class Router:
         self.free = free
         self.counts = self._count()
         if news:
-            self.news.set()
+            self.news.append(None)
+            self.changed.set()
 
     def _event(self, ended: Ended) -> Event | None:
         """What the training loop hears of the end of a lease; None if the lease could not be sent."""
