@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from scripts.harness.processes import SMALL, FreshLLM, Household, Process, free_port, get, scrape
+from scripts.harness.processes import TWO_CLASSES, FreshLLM, Household, Process, free_port, get, scrape
 
 PROPOSERS = 4
 REST_SECONDS = 0.4
@@ -28,9 +28,11 @@ SETTINGS = {
     "num_evals": 20,
     "baseline": False,
     "threads": 1,
-    "task": {"labels": json.loads(SMALL["TANDEM_TASK__LABELS"]), "shots": 8, "dev_shots": 8, "test_rows": 20},
+    "task": {"labels": json.loads(TWO_CLASSES), "shots": 8, "dev_shots": 8, "test_rows": 20},
     "prompt": {"num_tokens": 4},
-    "restarts": {"request_every": 10, "trial_steps": 10, "patience": 0, "candidates": 3, "max_challengers": MAX_CHALLENGERS},
+    "restarts": {
+        "request_every": 10, "trial_steps": 10, "patience": 0, "candidates": 3, "max_challengers": MAX_CHALLENGERS,
+    },
     "metrics": {"stale_seconds": 20.0},
 }  # fmt: skip
 

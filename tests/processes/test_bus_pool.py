@@ -26,7 +26,7 @@ def events(run, kind):
 def test_three_proposers_serve_two_trainers_and_one_of_each_is_killed(tmp_path):
     llm = FreshLLM()
     llm.delay = 0.3  # so that leases are live when the processes are killed
-    quick = {"TANDEM_BUS__READY_SECONDS": "0.3", "TANDEM_BUS__LEASE_SECONDS": "5", "TANDEM_STEPS": "1500"}
+    quick = {"TANDEM_BUS__READY_SECONDS": "0.3", "TANDEM_BUS__LEASE_SECONDS": "5", "TANDEM_STEPS": "500"}
     binds = [f"ipc://{tmp_path}/bus{number}" for number in (1, 2)]
     with Household(tmp_path, **SMALL, **quick, TANDEM_BUS__CONNECT=json.dumps(binds)) as home:
         victim = home.asking(llm)
@@ -41,7 +41,7 @@ def test_three_proposers_serve_two_trainers_and_one_of_each_is_killed(tmp_path):
         asked = len(llm.requests)
         until(lambda: len(llm.requests) > asked, "a request to the LLM")
         victim.send(signal.SIGKILL)
-        trainers[1].wait_for(r"step 300/")
+        trainers[1].wait_for(r"step 150/")
         trainers[1].send(signal.SIGKILL)
         assert trainers[1].wait() == -signal.SIGKILL
         again = home.trainer("--resume", str(home.runs / "killed"), TANDEM_BUS__BIND=binds[1])
@@ -50,7 +50,7 @@ def test_three_proposers_serve_two_trainers_and_one_of_each_is_killed(tmp_path):
         for name in ("kept", "killed"):
             run = home.runs / name
             steps = [event["step"] for event in events(run, "step")]
-            assert steps == sorted(set(steps)) and steps[-1] == 1500
+            assert steps == sorted(set(steps)) and steps[-1] == 500
             granted, ended = leases(run)
             assert sorted(granted) == sorted(ended)
             assert len(set(granted)) == len(granted)
