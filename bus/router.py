@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 FRAMES_PER_PASS = 256
 """Frames read before calls of the training loop are looked at again."""
 
+SKIPPED_PER_PASS = 1024
+"""Frames dropped, beyond those, of a message that has too many."""
+
 PAUSE_FACTOR = 30.0
 """After a pass, nothing is read for this many times the processor time that the pass took."""
 
@@ -251,6 +254,10 @@ class Router:
                 break
             if len(self._frames) < 3:  # MAXMSGSIZE limits a frame, not their number: the rest is not kept
                 self._frames.append(frame)
+            elif frame.more:
+                frame = self._skip()
+                if frame.more:
+                    break
             if frame.more:
                 continue
             peer, frames = self._frames[0].bytes, self._frames[1:]
@@ -274,6 +281,15 @@ class Router:
         for peer, ready in readies.items():
             self._leases.ready(peer, ready.credits, ready.holding, now)
             self._send(peer, self._ack)
+
+    def _skip(self) -> zmq.Frame:
+        """Drop frames of a message that has too many; the last one dropped. A tight loop, as there may be millions."""
+        receive = self._socket.recv
+        for _ in range(SKIPPED_PER_PASS):
+            frame = receive(zmq.NOBLOCK, copy=False)
+            if not frame.more:
+                break
+        return frame
 
     def _note(self, peer: Peer) -> None:
         """A message of `peer` was read.

@@ -213,7 +213,7 @@ def main() -> int:
     bench = commands.add_parser("bus", help="what does the bus cost the loop, with many proposers and under a flood?")
     bench.add_argument("--proposers", type=int, nargs="+", default=[1, 64, 256], help="numbers of proposers")
     bench.add_argument("--steps", type=float, nargs="+", default=[0.001, 0.1, 2.0], help="seconds of a step")
-    bench.add_argument("--seconds", type=float, default=6.0, help="length of a measurement; at least 12 steps")
+    bench.add_argument("--seconds", type=float, default=6.0, help="length of a measurement; at least 18 steps")
     bench.add_argument("--flood", type=int, default=10_000, help="messages a second")
     bench.add_argument("--window", type=float, default=2.0, help="seconds of a window with or without the flood")
     bench.add_argument("--pairs", type=int, default=8, help="windows with the flood")

@@ -33,6 +33,7 @@ from trainer.search.state import RunState
 from trainer.search.trajectory import Trajectory
 
 PROCESSES = 4
+LEAST_TURNS = 18
 EVERYBODY = 1_000
 """More proposals than there are proposers."""
 
@@ -71,7 +72,7 @@ def bus(options: argparse.Namespace) -> None:
     costs = {}
     for number in options.proposers:
         for step in options.steps:
-            cost, quiet, empty, exchange = _serve(number, step, max(options.seconds, 12 * step))
+            cost, quiet, empty, exchange = _serve(number, step, max(options.seconds, LEAST_TURNS * step))
             costs[number, step] = cost - empty
             print(
                 f"{number:9}  {1000 * step:5.0f} ms  {exchange.leased:7}  {exchange.settled:7}  "
@@ -93,7 +94,7 @@ def _serve(number: int, step: float, seconds: float) -> tuple[float, float, floa
     A turn is that of `trainer.loop`: a step that keeps the processor busy, then history and metrics are told, then the
     exchange. The empty call comes in every second turn, because what comes first after the step finds caches cold.
     """
-    settings = Settings(restarts={"request_every": max(3, round(0.1 / step))})
+    settings = Settings(restarts={"request_every": max(8, round(0.1 / step))})
     bus = BusSettings(bind="tcp://127.0.0.1:*", ready_seconds=READY_SECONDS, lease_seconds=60.0)
     state = RunState([], EvalResult(0.0, 0.0), Trajectory(), Restarts(settings.restarts, 10**9), Pool())
     costs: dict[str, list[float]] = {"all": [], "quiet": [], "empty": []}

@@ -11,12 +11,13 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from scripts.harness.processes import SMALL, FreshLLM, Household, Process, free_port, get, scrape
+from scripts.harness.processes import TWO_CLASSES, FreshLLM, Household, Process, free_port, get, scrape
 
 PROPOSERS = 4
 REST_SECONDS = 0.4
 """The trainer's rest after each step."""
 
+MAX_CHALLENGERS = 1
 LEASE_SECONDS = 10.0
 DISK_BYTES = 64 * 2**20
 NAME = "soak"
@@ -25,10 +26,13 @@ SETTINGS = {
     "recipe": "demo",
     "name": NAME,
     "num_evals": 20,
+    "baseline": False,
     "threads": 1,
-    "task": {"labels": json.loads(SMALL["TANDEM_TASK__LABELS"]), "shots": 8, "dev_shots": 8, "test_rows": 20},
+    "task": {"labels": json.loads(TWO_CLASSES), "shots": 8, "dev_shots": 8, "test_rows": 20},
     "prompt": {"num_tokens": 4},
-    "restarts": {"request_every": 10, "trial_steps": 10, "patience": 0, "candidates": 3, "max_challengers": 1},
+    "restarts": {
+        "request_every": 10, "trial_steps": 10, "patience": 0, "candidates": 3, "max_challengers": MAX_CHALLENGERS,
+    },
     "metrics": {"stale_seconds": 20.0},
 }  # fmt: skip
 
@@ -84,7 +88,7 @@ class System:
         self.disk = folder / "disk"
         self.has_disk = self._mount()
         self.processes: dict[str, Process] = {}
-        self.budget = int(60 * minutes / REST_SECONDS)
+        self.budget = int(60 * minutes / REST_SECONDS) * (1 + MAX_CHALLENGERS)
         for name in self.names:
             self.start_proposer(name)
         bus = {"bind": self.bind, "secret_key": self.key("trainer"), "allowed_keys": f"{folder}/keys/allowed"}

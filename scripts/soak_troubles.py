@@ -1,6 +1,7 @@
 """What scripts/soak does to a trainer and its proposers."""
 
 import errno
+import logging
 import random
 import signal
 import threading
@@ -127,6 +128,7 @@ def _unlisted(system: System) -> Remedy:
     )
 
     def connect(stop: threading.Event) -> None:
+        logging.getLogger("bus.client").setLevel(logging.ERROR)  # that it is refused is no news
         with closing(BusClient(settings, name="unlisted", model="none")) as client:
             client.ready(64, {})
             while not stop.is_set():

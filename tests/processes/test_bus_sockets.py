@@ -190,6 +190,23 @@ def test_work_goes_out_and_its_answer_comes_back():
         assert end.counts().ended["settled"] == 1
 
 
+def test_news_says_when_to_look():
+    """A turn of the loop without news costs one look, so news must not be missed, nor be there always."""
+    with trainer() as end, proposer(end.endpoint) as peer:
+        assert not end.news
+        peer.ready(1, {})
+        until(lambda: pump(peer) or end.news)
+        assert end.can_lease()
+        assert end.poll() == [] and not end.news
+        peer.ready(1, {})
+        pump(peer)
+        work = received(peer, Work) if end.lease(digest(), 1) else None
+        assert not end.news  # nobody is free, and nothing has come
+        peer.propose(end.endpoint, Proposal(lease=work.lease, model="m", candidates=[], usage=Usage(seconds=0)))
+        until(lambda: end.news)
+        assert end.poll() and not end.news
+
+
 def test_outcomes_and_bye_reach_everyone():
     outcome = Outcomes(
         run="r", lease="l", step=3, outcomes=[CandidateOutcome(words="w", outcome="adopted", score=1.0, gain=0.1)]
