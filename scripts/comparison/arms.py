@@ -58,8 +58,13 @@ class Arm:
         """
         if self.starts > 1:
             return changed(settings, _several_starts(self.starts, settings))
-        wait = {"restarts.sync_wait_seconds": settings.restarts.sync_wait_seconds + self.delay} if self.delay else {}
-        return changed(settings, {**self.changes, **wait})
+        if not self.delay:
+            return changed(settings, self.changes)
+        waits = {
+            "restarts.sync_wait_seconds": settings.restarts.sync_wait_seconds + self.delay,
+            "bus.lease_seconds": settings.bus.lease_seconds + self.delay,
+        }
+        return changed(settings, {**self.changes, **waits})
 
 
 def changed(settings: Settings, changes: Changes) -> Settings:

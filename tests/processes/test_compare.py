@@ -106,6 +106,7 @@ def test_only_arms_that_ask_are_made_for_each_delay():
     base = Settings(recipe="demo")
     slow = with_delays(named("llm-sync"), [60])[0].apply(base)
     assert slow.restarts.sync_wait_seconds == base.restarts.sync_wait_seconds + 60
+    assert slow.bus.lease_seconds == base.bus.lease_seconds + 60
 
 
 def test_conditions_are_all_combinations_each_with_its_own_folder():

@@ -75,7 +75,8 @@ def test_a_slow_llm_is_waited_for_and_its_tokens_are_counted(home):
     llm = FreshLLM()
     model = ("--proposer.model", "ollama:stand-in", "--proposer.base_url", llm.url)
     budget = ("--seeds", "1", "--steps", "20", "--rates", "none", "--restarts.trial_steps", "5")
-    process = compare(home, *budget, *model, "--arms", "llm-sync", "--delay", "2", out="slow")
+    shorter_than_the_delay = ("--proposer.timeout_seconds", "1.5", "--bus.lease_seconds", "1.5")
+    process = compare(home, *budget, *model, *shorter_than_the_delay, "--arms", "llm-sync", "--delay", "2", out="slow")
     assert process.wait() == 0, process.text
     llm.stop()
     (row,) = [one for one in csv.DictReader((home.folder / "slow" / "runs.csv").open()) if one["arm"] != "plain"]
