@@ -149,9 +149,9 @@ class RestartSettings(Section):
     """When and how proposals become restart points."""
 
     policy: Literal["trial", "greedy", "always", "none"] = "trial"
-    """trial: the best candidate trains as a challenger and is adopted only if it beats the incumbent; greedy: adopted
-    at once if it scores better; always: replaces the incumbent unconditionally; none: plain prompt tuning, which
-    ignores the rest of this section."""
+    """trial: the best candidates train as challengers, and one is adopted only if it beats the incumbent, or at once if
+    its words alone do so beyond chance; greedy: adopted at once if it scores better; always: replaces the incumbent
+    unconditionally; none: plain prompt tuning, which ignores the rest of this section."""
     source: Literal["bus", "random", "vocabulary"] = "bus"
     """Source of proposals: LLM proposers on the bus, or the controls random (noise) and vocabulary (random words)."""
     mode: Literal["async", "sync"] = "async"
