@@ -351,7 +351,8 @@ class Settings(Section):
     average: bool = True
     """Let the result be the mean of several good lanes if that is better on the development split."""
     baseline: bool = False
-    """Also run plain prompt tuning for the same number of lane-steps and report it."""
+    """Also run plain prompt tuning for the same number of lane-steps, and if proposals come from the bus, restarts from
+    random words; report both."""
     device: Device = "auto"
     """Device of the backbone: auto (the best there is), cpu, cuda, cuda:0, cuda:1, ... or mps."""
     threads: int | None = Field(None, gt=0)
