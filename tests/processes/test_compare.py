@@ -117,6 +117,14 @@ def test_conditions_are_all_combinations_each_with_its_own_folder():
         grid(["demo", "elsewhere/demo.toml"], [], [])
 
 
+def test_data_is_taken_from_a_folder_where_it_has_some(tmp_path):
+    (tmp_path / "SST2").mkdir()
+    assert Condition("sst2", None, None).settings([], tmp_path).task.path == str(tmp_path / "SST2")
+    assert Condition("demo", None, None).settings([], tmp_path).task.path == "package:shared/recipes/helpdesk"
+    lacking = Condition("agnews", None, None).settings([], tmp_path).task  # data of the hub are not a recipe's own
+    assert (lacking.path, lacking.hub) == (str(tmp_path / "agnews"), None)
+
+
 def test_a_condition_changes_start_and_shots():
     own = Condition("demo", None, None).settings([], None)
     assert own.prompt.words == "a customer message about" and not own.baseline

@@ -61,7 +61,9 @@ def test_every_arm_has_the_same_budget_and_scoring_is_reported(home):
     assert {row["lane_steps"] for row in runs} == {"40"}
     scored = {row["arm"] for row in runs if float(row["scoring"]) > 0}
     assert scored == {"plain-2", "vocabulary"}
-    assert all(float(row["scoring"]) == pytest.approx(int(row["scored"]) / 3, abs=1e-3) for row in runs)
+    for row in runs:
+        passes = 3 * float(row["scoring"]) - int(row["scored"])  # the incumbent is measured with the candidates
+        assert passes == pytest.approx(round(passes), abs=5e-3) and (passes >= 1) == (row["arm"] in scored)
 
 
 @pytest.mark.usefixtures("done")
