@@ -194,7 +194,26 @@ def test_the_tables_say_differences_to_plain_best_and_what_arms_cost():
 
 def test_a_single_seed_has_no_interval():
     text = tables.markdown([ConditionResults("demo", [arm("plain", [0.5]), arm("llm", [0.7])], [])], "c", ROOT)
-    assert "| llm | 1.000 | 70.0 | +20.00 | - | - | 1 : 0 (p = 1.000) |" in text
+    assert "| llm | 1.000 | 70.0 | +20.00 | - | - | 1 : 0 (p = 1.000) | - |" in text
+
+
+def test_arms_are_compared_with_random_words_where_these_were_run():
+    """The mean over conditions is paired by seed as well."""
+    one = ConditionResults("one", [arm("plain", [0.5, 0.5]), arm("vocabulary", [0.6, 0.7]), arm("llm", [0.7, 0.9])], [])
+    two = ConditionResults("two", [arm("plain", [0.5, 0.5]), arm("vocabulary", [0.6, 0.7]), arm("llm", [0.9, 0.7])], [])
+    text = tables.markdown([one, two], "c", ROOT)
+    last = [line.strip("| ").split(" | ")[-1] for line in text.splitlines() if line.startswith("| llm ")]
+    for gaps, cell in zip([[10.0, 20.0], [30.0, 0.0], [20.0, 10.0]], [last[0], last[2], last[4]], strict=True):
+        found = interval(gaps)
+        assert cell == f"{found.mean:+.2f}, {found.low:+.2f} to {found.high:+.2f}"
+    assert [line.split(" | ")[-1] for line in text.splitlines() if line.startswith("| vocabulary ")][::2] == ["- |"] * 3
+    gaps = list(csv.DictReader(io.StringIO(tables.differences_csv([one]))))
+    assert [(row["arm"], row["reference"]) for row in gaps] == [
+        ("plain", "vocabulary"),
+        ("vocabulary", "plain"),
+        ("llm", "plain"),
+        ("llm", "vocabulary"),
+    ]
 
 
 def test_the_csv_files_have_a_line_for_each_run_and_each_difference():
