@@ -1,7 +1,6 @@
 """A step of a dual encoder as classes and lanes grow, and what scoring, an evaluation and a digest cost beside it."""
 
 import argparse
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scripts.gradient_step import CLOCKS
 from shared.config import load
 from shared.settings import Settings
 from trainer.backbones import choose_device, load_family
@@ -81,9 +81,9 @@ def dual(options: argparse.Namespace) -> None:
     taken: dict[tuple[int, str], list[float]] = {(classes, name): [] for classes in CLASSES for name in every[classes]}
     for _ in range(options.rounds):
         for (classes, name), found in taken.items():
-            found.append(1e3 * _seconds(every[classes][name]))
+            found.append(1e3 * _seconds(every[classes][name], CLOCKS[options.clock]))
     print(f"{options.model} on {device.type}, {torch.get_num_threads()} threads, {TOKENS} prompt tokens, {BATCH} rows")
-    print(f"medians of {options.rounds} rounds, and times of a step")
+    print(f"{options.clock} time, medians of {options.rounds} rounds, and times of a step")
     for classes in CLASSES:
         one = median(taken[classes, "a step"])
         print(f"{classes:4} classes: a step {one:.1f} ms")
@@ -97,11 +97,11 @@ def dual(options: argparse.Namespace) -> None:
             )
 
 
-def _seconds(run: Callable[[], Any]) -> float:
+def _seconds(run: Callable[[], Any], clock: Callable[[], float]) -> float:
     run()
-    times, end = [], time.perf_counter() + SECONDS
-    while not times or time.perf_counter() < end:
-        began = time.perf_counter()
+    times, end = [], clock() + SECONDS
+    while not times or clock() < end:
+        began = clock()
         run()
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return median(times)
