@@ -227,13 +227,11 @@ def step(options: argparse.Namespace) -> None:
                 taken[name].append(1e3 * way(number, options.rounds))
                 print(f"round {number + 1}: {name}: {taken[name][-1]:.0f} ms/step", flush=True)
     ours, dropped, two, four, bare, peft = map(median, taken.values())
-    padding = "padded" if large else "dynamic padding"
+    print(f"\n{options.model} on {device.type}, {torch.get_num_threads()} threads")
     print(
-        f"\n{options.model} on {device.type}, {torch.get_num_threads()} threads, batch {BATCH}, {TOKENS} prompt tokens"
+        f"batch {BATCH}, {TOKENS} prompt tokens; PEFT with dropout {DROPOUT:g}, {'padded' if large else 'dynamic padding'}"
     )
-    print(
-        f"{options.clock} time, medians of {options.rounds} rounds; dropout {DROPOUT:g} in PEFT with the Trainer, {padding}"
-    )
+    print(f"{options.clock} time, medians of {options.rounds} rounds")
     for name, values in taken.items():
         print(f"{name:14} {median(values):7.1f} ms/step")
     _verdict("PEFT over ours", peft / ours, 5.0 if large else 4.0, at_least=True)
