@@ -228,9 +228,8 @@ def step(options: argparse.Namespace) -> None:
                 print(f"round {number + 1}: {name}: {taken[name][-1]:.0f} ms/step", flush=True)
     ours, dropped, two, four, bare, peft = map(median, taken.values())
     print(f"\n{options.model} on {device.type}, {torch.get_num_threads()} threads")
-    print(
-        f"batch {BATCH}, {TOKENS} prompt tokens; PEFT with dropout {DROPOUT:g}, {'padded' if large else 'dynamic padding'}"
-    )
+    padding = "padded" if large else "dynamic padding"
+    print(f"batch {BATCH}, {TOKENS} prompt tokens; PEFT with dropout {DROPOUT:g}, {padding}")
     print(f"{options.clock} time, medians of {options.rounds} rounds")
     for name, values in taken.items():
         print(f"{name:14} {median(values):7.1f} ms/step")
