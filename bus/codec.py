@@ -15,7 +15,7 @@ MAX_FIELDS = 32
 
 
 class BadFrame(Exception):
-    """Bytes that are no message of ours. Its text never repeats what came in."""
+    """Bytes that are not a message of ours. Its text never repeats what came in."""
 
     reason: ClassVar[Literal["version", "malformed"]]
 

@@ -22,7 +22,7 @@ from shared.config import load
 from shared.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-hypothesis.settings.register_profile("steady", deadline=None)  # a busy machine is no fault
+hypothesis.settings.register_profile("steady", deadline=None)  # a slow machine is not a failure
 hypothesis.settings.load_profile("steady")
 
 HELPDESK = "package:shared/recipes/helpdesk"

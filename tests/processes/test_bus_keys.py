@@ -198,10 +198,10 @@ def test_keys_are_private_and_nothing_is_overwritten(folder):
 
 
 def test_the_list_names_keys_and_the_admitted(folder):
-    told = command(folder, "list").out
-    assert told.count("key ") == 3
-    assert told.count("allowed ") == 1
-    assert (folder / "keys" / "a.secret").read_text().strip() not in told
+    listed = command(folder, "list").out
+    assert listed.count("key ") == 3
+    assert listed.count("allowed ") == 1
+    assert (folder / "keys" / "a.secret").read_text().strip() not in listed
 
 
 def test_it_runs_as_a_module(tmp_path):

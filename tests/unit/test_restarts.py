@@ -55,7 +55,7 @@ def test_the_first_request_is_due_before_the_first_step_and_the_next_after_every
     assert restarts.tally.digests_leased == 1
 
 
-def test_rounds_that_are_told_are_the_only_ones_also_after_a_checkpoint():
+def test_rounds_that_are_set_are_the_only_ones_also_after_a_checkpoint():
     restarts = Restarts(RestartSettings(policy="always", trial_steps=10, request_every=5), 1000, rounds=[30, 60, 90])
     asked = []
     for lane_steps in range(200):

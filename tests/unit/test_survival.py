@@ -169,7 +169,7 @@ def test_the_gradient_of_the_start_takes_no_more_rows_at_once_than_a_step(runs, 
 
 
 @pytest.mark.usefixtures("loaded")
-def test_a_full_disk_does_not_end_training_and_the_exit_status_tells(tmp_path):
+def test_a_full_disk_does_not_end_training_and_the_exit_status_says_so(tmp_path):
     """A limit on the size of files stands for the disk: the history and the checkpoint stop growing."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

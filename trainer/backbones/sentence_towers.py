@@ -119,7 +119,7 @@ def _load(name: str, settings: BackboneSettings, device: torch.device) -> Any:
                 f"{setting_of(settings)}: its first module is {type(first).__name__}, which no soft prompt can enter; "
                 "choose a model whose first module is a Transformer"
             )
-        # sentence-transformers keeps to itself which weights were missing. A second load without data tells.
+        # sentence-transformers keeps to itself which weights were missing. A second load without data shows it.
         listed = load_file_path(name, "modules.json")
         place = {"subfolder": json.loads(Path(listed).read_text(encoding="utf-8"))[0]["path"]} if listed else {}
         _, found = type(first.auto_model).from_pretrained(

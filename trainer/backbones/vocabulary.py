@@ -8,8 +8,8 @@ from tokenizers.decoders import ByteLevel
 from torch import Tensor
 
 Mark = Literal["Ġ", "▁", "</w>", "##", ""]
-"""How a tokenizer tells words from their parts: byte-level byte pairs (GPT-2, RoBERTa, SmolLM2, Qwen) begin a word
-with Ġ and SentencePiece (Llama 2, Gemma) with ▁, CLIP's byte pairs end one with </w>, WordPiece goes on with ##."""
+"""How a tokenizer marks words and their parts: byte-level byte pairs (GPT-2, RoBERTa, SmolLM2, Qwen) begin a word with
+Ġ and SentencePiece (Llama 2, Gemma) with ▁, CLIP's byte pairs end one with </w>, WordPiece goes on with ##."""
 
 STARTS: tuple[Mark, ...] = ("Ġ", "▁", "##")
 BYTES = ByteLevel()
