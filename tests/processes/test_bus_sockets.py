@@ -552,6 +552,35 @@ def test_a_port_in_use_is_told():
         BusServer(BusSettings(bind=end.endpoint), run="r")
 
 
+def test_what_is_at_the_path_of_an_ipc_socket_stays(tmp_path):
+    notes, bus, link = tmp_path / "notes", tmp_path / "bus", tmp_path / "link"
+    notes.write_text("dear diary")
+    link.symlink_to(notes)
+    for path in (notes, link, tmp_path):
+        with pytest.raises(UserError, match="not a socket"):
+            BusServer(BusSettings(bind=f"ipc://{path}"), run="r")
+    assert notes.read_text() == "dear diary" and link.is_symlink()
+    with trainer(bind=f"ipc://{bus}") as end, proposer(end.endpoint) as peer:
+        with pytest.raises(UserError, match="in use"):
+            BusServer(BusSettings(bind=f"ipc://{bus}"), run="r")
+        peer.ready(1, {})
+        leased(end, peer)
+
+
+def test_the_socket_of_a_trainer_that_was_killed_is_replaced(tmp_path):
+    with process(TRAINER, f"ipc://{tmp_path}/bus") as child:
+        assert child.stdout.readline()
+    assert (tmp_path / "bus").is_socket()
+    with trainer(bind=f"ipc://{tmp_path}/bus") as end, proposer(end.endpoint) as peer:
+        peer.ready(1, {})
+        leased(end, peer)
+
+
+def test_a_socket_without_a_file_is_open_to_other_users():
+    with pytest.raises(UserError, match="every user of this machine"):
+        BusServer(BusSettings(bind="ipc://@tandem"), run="r")
+
+
 def test_bad_addresses_are_told():
     with pytest.raises(UserError, match=r"bus\.bind"):
         BusServer(BusSettings(bind="tcp://127.0.0.1:99999"), run="r")
