@@ -7,6 +7,7 @@ measures, trains and reports back.
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
+from statistics import NormalDist
 from typing import Any
 
 from bus.messages import CandidateOutcome
@@ -18,6 +19,9 @@ MAX_SEEN = 10_000
 
 LONGEST_WORDS = 200
 """Characters of a candidate; the rest of the untrusted text is cut off at a word."""
+
+CHANCE = 0.05
+"""Of all candidates measured together, the chance that one replaces an equal incumbent without a trial."""
 
 
 @dataclass
@@ -189,8 +193,27 @@ class Restarts:
             (one, outscored(one)) for one in ranked[keep:]
         ]
 
+    def best_proven(self, advantages: dict[str, float], incumbent_loss: float, lane_steps: int) -> Candidate | None:
+        """The best of the candidates just measured, if its words alone are better than the incumbent.
+
+        Before the first step a lower loss is enough, since no training is lost. Afterwards the losses must differ
+        beyond chance: a paired test on the development examples, with Bonferroni's correction for the candidates.
+
+        Args:
+            advantages: by words of the candidates just measured, Student's t of their losses below the incumbent's.
+            incumbent_loss: the incumbent's development loss in the same pass.
+            lane_steps: lane-steps now.
+        """
+        if self.settings.policy != "trial":
+            return None
+        least = NormalDist().inv_cdf(1 - CHANCE / len(advantages)) if lane_steps else 0.0
+        for candidate in self.waiting:
+            if _score(candidate) < incumbent_loss and advantages.get(candidate.words, 0.0) > least:
+                return candidate
+        return None
+
     def start(self, lane_steps: int, incumbent_loss: float, plateau: bool) -> Candidate | None:
-        """The candidate to start now, if any; call again until there is none.
+        """The candidate to start now, if any; call `opened` or `replaced` with it, and again until there is none.
 
         Args:
             lane_steps: lane-steps now.
@@ -205,7 +228,7 @@ class Restarts:
             return None
         if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
             return None
-        return self.waiting.pop(0)
+        return self.waiting[0]
 
     def holds(self, plateau: bool) -> bool:
         """Whether candidates wait because the incumbent still improves."""
@@ -213,6 +236,7 @@ class Restarts:
 
     def opened(self, lane: int, candidate: Candidate) -> None:
         """A challenger lane was opened for `candidate`."""
+        self.waiting.remove(candidate)
         self.tally.trials += 1
         self.trials[lane] = Trial(candidate, self.settings.trial_steps)
 
@@ -242,6 +266,7 @@ class Restarts:
 
     def replaced(self, candidate: Candidate, incumbent_loss: float) -> CandidateOutcome:
         """`candidate` became the incumbent without a trial."""
+        self.waiting.remove(candidate)
         self.tally.adopted += 1
         gain = incumbent_loss - _score(candidate)
         return CandidateOutcome(words=candidate.words, outcome="adopted", score=candidate.score, gain=gain)
