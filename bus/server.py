@@ -138,7 +138,7 @@ def _bind(context: zmq.Context[Socket], settings: BusSettings) -> Socket:
 
 
 def _check_path(endpoint: str, has_keys: bool) -> None:
-    """Refuse a path of ipc:// that is in use: libzmq would remove what is there, be it a file or another's socket."""
+    """Refuse an ipc:// path that is in use: libzmq would remove the file or the other trainer's socket."""
     path = endpoint.removeprefix("ipc://")
     if path.startswith("@"):
         if not has_keys:
@@ -149,7 +149,7 @@ def _check_path(endpoint: str, has_keys: bool) -> None:
     try:
         is_socket = stat.S_ISSOCK(Path(path).lstat().st_mode)
     except OSError:
-        return  # nothing is there; what else is wrong the bind says
+        return  # unused, or unusable, which the bind reports
     if not is_socket:
         raise UserError(f"bus.bind: {endpoint}: {path} exists and is not a socket; choose another path")
     with closing(sockets.socket(sockets.AF_UNIX)) as probe:

@@ -93,7 +93,7 @@ def _serve(number: int, step: float, seconds: float) -> tuple[float, float, floa
     """Median seconds that a turn of the loop needs for the bus, in all turns and in those without news, and for an
     empty call in the same place.
 
-    A turn is that of `trainer.loop`: a step that keeps the processor busy, then history and metrics are told, then the
+    A turn is that of `trainer.loop`: a step that keeps the processor busy, then history and metrics, then the
     exchange. The empty call comes in every second turn, because what comes first after the step finds caches cold.
     """
     settings = Settings(restarts={"request_every": max(8, round(0.1 / step))})
