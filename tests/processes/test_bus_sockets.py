@@ -475,6 +475,24 @@ def test_a_flood_does_not_starve_the_others():
             thread.join()
 
 
+def test_readies_that_wait_together_get_one_answer():
+    ready = encode(Ready(name="n", model="m", credits=0, holding=[]), LIMIT)
+    with process(LEASING, ANY_PORT) as child, stranger(child.stdout.readline().strip()) as dealer:
+        dealer.send(ready)
+        until(lambda: dealer.poll(1))
+        assert decode(dealer.recv(), LIMIT).kind == "ack"
+        os.kill(child.pid, signal.SIGSTOP)
+        for _ in range(60):
+            dealer.send(ready)
+        time.sleep(0.3)  # they are in the trainer's buffers
+        os.kill(child.pid, signal.SIGCONT)
+        acks = 0
+        while dealer.poll(1000):
+            dealer.recv()
+            acks += 1
+        assert 1 <= acks < 20
+
+
 FLOOD = """
     import sys, time
     import zmq
