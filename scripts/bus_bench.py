@@ -96,7 +96,7 @@ def _serve(number: int, step: float, seconds: float) -> tuple[float, float, floa
     A turn is that of `trainer.loop`: a step that keeps the processor busy, then history and metrics, then the
     exchange. The empty call comes in every second turn, because what comes first after the step finds caches cold.
     """
-    settings = Settings(restarts={"request_every": max(8, round(0.1 / step))})
+    settings = Settings(restarts={"request_every": max(16, round(0.1 / step))})
     bus = BusSettings(bind="tcp://127.0.0.1:*", ready_seconds=READY_SECONDS, lease_seconds=60.0)
     state = RunState([], EvalResult(0.0, 0.0), Trajectory(), Restarts(settings.restarts, 10**9), Pool())
     costs: dict[str, list[float]] = {"all": [], "quiet": [], "empty": []}
