@@ -111,11 +111,12 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
     try:
         bus = None if record else open_bus(settings, directory.id)
         with hooks.signals.installed(), _trackers(settings, directory):
-            from trainer.execution import (
-                tune_and_test,
-            )  # here, since it loads torch and proposers can connect meanwhile
+            # here, since these load torch and proposers can connect meanwhile
+            from trainer.backbones.passes import after_each_chunk
+            from trainer.execution import tune_and_test
 
-            return tune_and_test(directory, settings, bus, record, hooks, metrics, life)
+            with after_each_chunk(life.beat):
+                return tune_and_test(directory, settings, bus, record, hooks, metrics, life)
     except Stopped:
         log.info(hooks.signals.farewell)
         raise

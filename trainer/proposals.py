@@ -64,13 +64,13 @@ class Proposals:
     def __post_init__(self) -> None:
         self._news = self.channel.news
         self._rests_until = 0.0
-        """Until so many lane-steps are done, `exchange` has nothing to do but for news."""
+        """Lane-steps before which `exchange` only reacts to news."""
 
     def exchange(self) -> None:
         """Merge what arrived, and lease a digest if a proposal is due and a proposer is free.
 
-        In most iterations there is nothing to do, and two looks tell: a gradient step leaves the processor's caches
-        cold, and then every call costs microseconds.
+        In most iterations there is nothing to do, which two comparisons show: a gradient step leaves the processor's
+        caches cold, so that every call takes microseconds.
         """
         if self._news or self.state.lane_steps >= self._rests_until:
             self._exchange()
@@ -81,7 +81,9 @@ class Proposals:
         restarts = self.state.restarts
         if restarts.unscored or restarts.waiting:
             return 0.0
-        if restarts.next_request is None or restarts.wants(self.state.lane_steps):  # who becomes free is news
+        if restarts.next_request is None or restarts.wants(
+            self.state.lane_steps
+        ):  # a proposer that becomes free is news
             return inf
         return restarts.next_request
 

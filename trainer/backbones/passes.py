@@ -1,6 +1,8 @@
 """Passes through a frozen model in chunks, so that memory is bounded whatever is asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,18 @@ CPU_BYTES = 2**32
 
 DEVICE_SHARE = 3
 """On an accelerator they may take one in this many parts of its memory."""
+
+_after_chunk: ContextVar[Callable[[], None]] = ContextVar("_after_chunk", default=lambda: None)
+
+
+@contextmanager
+def after_each_chunk(call: Callable[[], None]) -> Iterator[None]:
+    """Inside, `call` after each chunk of every pass, so that a long evaluation does not look like a hang."""
+    token = _after_chunk.set(call)
+    try:
+        yield
+    finally:
+        _after_chunk.reset(token)
 
 
 def max_pass_positions(config: Any, device: torch.device, dtype: torch.dtype) -> int:
@@ -36,4 +50,8 @@ def run_chunks(run: Callable[[Any], Tensor], chunks: Sequence[Any]) -> list[Tens
     """
     if len(chunks) > 1 and torch.is_grad_enabled():
         run = partial(checkpoint, run, use_reentrant=False)
-    return [run(chunk) for chunk in chunks]
+    outputs = []
+    for chunk in chunks:
+        outputs.append(run(chunk))
+        _after_chunk.get()()
+    return outputs
