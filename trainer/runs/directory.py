@@ -1,6 +1,7 @@
 """A run's directory: never overwritten, locked while in use, complete enough to load, resume and replay."""
 
 import json
+import logging
 import os
 import re
 import secrets
@@ -17,6 +18,8 @@ from filelock import FileLock, Timeout
 from shared.config import load
 from shared.errors import UserError
 from shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 """The run's settings."""
@@ -93,10 +96,9 @@ class RunDirectory:
     def begin(self, settings: Settings) -> None:
         """Write what a run is, before its first event."""
         self.write_json(CONFIG, settings.model_dump(mode="json"))
-        versions = {"python": python_version()} | {name: version(name) for name in ("torch", "transformers")}
         self.write_json(
             IDENTITY,
-            {"id": f"{self.name[:150]}-{secrets.token_hex(8)}", "created": time.time(), "versions": versions},
+            {"id": f"{self.name[:150]}-{secrets.token_hex(8)}", "created": time.time(), "versions": _versions()},
         )
 
     def nested(self, name: str, settings: Settings) -> "RunDirectory":
@@ -174,6 +176,19 @@ def find_run(name: str, root: str = "runs") -> Path:
 def read_settings(path: Path) -> Settings:
     """The settings of the run in `path`."""
     return load(read_json(path / CONFIG), str(path / CONFIG))
+
+
+def warn_of_versions(path: Path) -> None:
+    """Say if the run in `path` began with other versions, with which weights are not the same bit for bit."""
+    kept, now = read_json(path / IDENTITY).get("versions"), _versions()
+    if isinstance(kept, dict) and (other := {name: value for name, value in kept.items() if now.get(name) != value}):
+        found = ", ".join(f"{name} {value} (now {now.get(name)})" for name, value in sorted(other.items()))
+        log.warning("%s began with %s; weights may differ in their last bits", path, found)
+
+
+def _versions() -> dict[str, str]:
+    """Of what shapes a run's result."""
+    return {"python": python_version()} | {name: version(name) for name in ("torch", "transformers")}
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
