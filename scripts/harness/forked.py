@@ -11,12 +11,15 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["trainer.execution", "trainer.predict", "sentence_transformers", "peft"])
 
 
 def import_libraries() -> None:
     """Wait until the process that forks is there."""
+    os.environ["PYTHONPATH"] = str(ROOT)  # it does not take over sys.path
     first = _forks.Process(target=int)
     first.start()
     first.join()
@@ -35,7 +38,7 @@ class ForkedTrainer:
         """All it has written so far."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
-    def wait(self, seconds: float = 90.0) -> int:
+    def wait(self, seconds: float = 300.0) -> int:
         """Its status at its end; minus the signal that killed it."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"still running after {seconds:g} s:\n{self.text}"

@@ -182,5 +182,5 @@ def test_a_checkpoint_with_other_content_says_what_to_do(saved, fruit, change):
         plain, tensors = json.loads(file.metadata()["state"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     CHANGES[change](plain, tensors)
     save_file(tensors, folder / FILE, {"state": json.dumps(plain)})
-    with pytest.raises(UserError, match="is damaged, or saved by another version of Tandem .*; put a copy of it back"):
+    with pytest.raises(UserError, match=r"is damaged, or saved by another version of Tandem .*; put a copy of it back"):
         load_checkpoint(folder, SETTINGS, make_init(fruit), CPU)

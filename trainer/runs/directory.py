@@ -134,15 +134,32 @@ class RunDirectory:
         Raises:
             UserError: the data is not what the run began with.
         """
-        identity = read_json(self.path / IDENTITY)
-        kept = identity.setdefault("data", dict(fingerprint))
-        changed = [split for split, value in fingerprint.items() if kept.get(split) != value]
+        changed = self._compare("data", fingerprint)
         if changed:
             raise UserError(
                 f"{self.path}: the {' and '.join(changed)} data is not what the run began with; "
                 "restore the files, or start a new run"
             )
-        self.write_json(IDENTITY, identity)
+
+    def check_model(self, fingerprint: str) -> None:
+        """Keep the fingerprint of the frozen model, or compare with what was kept.
+
+        Raises:
+            UserError: the model is not the one that the run began with.
+        """
+        if self._compare("model", {"embeddings": fingerprint}):
+            raise UserError(
+                f"{self.path}: the model is not the one that the run began with; restore its files, or start a new run"
+            )
+
+    def _compare(self, what: str, fingerprint: Mapping[str, str]) -> list[str]:
+        """The names whose fingerprint is another than that kept; the first one is kept."""
+        identity = read_json(self.path / IDENTITY)
+        kept = identity.setdefault(what, dict(fingerprint))
+        changed = [name for name, value in fingerprint.items() if not isinstance(kept, dict) or kept.get(name) != value]
+        if not changed:
+            self.write_json(IDENTITY, identity)
+        return changed
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON file whole: readers see the old one or the new one."""
@@ -151,12 +168,12 @@ class RunDirectory:
     def discard(self) -> None:
         """Remove a directory that `create` made and that holds nothing yet; `latest` points where it did."""
         self.close()
-        shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)  # somebody may have removed it before
         root = self.path.parent
         if _latest(root) != self.name:
             return  # a run that started since
         if self._replaced_latest is None:
-            (root / LATEST).unlink()
+            (root / LATEST).unlink(missing_ok=True)
         else:
             _point_latest(root, self._replaced_latest)
 
@@ -206,7 +223,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: does not hold a JSON object")
