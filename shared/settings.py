@@ -154,9 +154,9 @@ class RestartSettings(Section):
     """When and how proposals become restart points."""
 
     policy: Literal["trial", "greedy", "always", "none"] = "trial"
-    """trial: the best candidate trains as a challenger and is adopted only if it beats the incumbent; greedy: adopted
-    at once if it scores better; always: replaces the incumbent unconditionally; none: plain prompt tuning, which
-    ignores the rest of this section."""
+    """trial: the best candidates train as challengers, and one is adopted only if it beats the incumbent, or at once if
+    its words alone do so beyond chance; greedy: adopted at once if it scores better; always: replaces the incumbent
+    unconditionally; none: plain prompt tuning, which ignores the rest of this section."""
     source: Literal["bus", "random", "vocabulary"] = "bus"
     """Source of proposals: LLM proposers on the bus, or the controls random (noise) and vocabulary (random words)."""
     mode: Literal["async", "sync"] = "async"
@@ -377,7 +377,8 @@ class Settings(Section):
     average: bool = True
     """Let the result be the mean of several good lanes if that is better on the development split."""
     baseline: bool = False
-    """Also run plain prompt tuning for the same number of lane-steps and report it."""
+    """Also run plain prompt tuning for the same number of lane-steps, and if proposals come from the bus, restarts from
+    random words; report both."""
     device: Device = "auto"
     """Device of the backbone: auto (the best there is), cpu, cuda, cuda:0, cuda:1, ... or mps."""
     threads: int | None = Field(None, gt=0, le=1024)

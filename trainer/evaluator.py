@@ -9,7 +9,7 @@ from trainer.backbones.backbone import Backbone
 from trainer.backbones.stack import Stack, stack
 from trainer.memory import in_passes
 from trainer.runs.signals import StopSignals
-from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
+from trainer.search.evaluation import EncodedSplit, EvalResult, Score, evaluate, example_losses, paired_t
 from trainer.search.lanes import Lane, stack_lanes
 from trainer.search.pool import TuningResult, snapshot
 from trainer.search.state import RunState
@@ -37,30 +37,38 @@ class Evaluator:
         Raises:
             Diverged: the incumbent's loss is not finite.
         """
+        return self.keep(lanes, self.measure(lanes))
+
+    def measure(self, lanes: list[Lane]) -> list[EvalResult]:
+        """The development results of `lanes`; nothing changes."""
         with self._signals.interruptible():
-            results = in_passes(self._state, lanes, lambda part: self._measure(stack_lanes(part)))
-        return self._keep(lanes, results)
+            return in_passes(self._state, lanes, lambda part: self._results(stack_lanes(part)))
 
-    def score(self, prompts: list[torch.Tensor], with_incumbent: bool = False) -> list[EvalResult]:
-        """Measure `prompts` [tokens, dim], each with the incumbent's head; the losses may be NaN or infinite.
+    def score(self, prompts: list[torch.Tensor]) -> list[Score]:
+        """Measure `prompts` [tokens, dim] with the incumbent's head, and the incumbent in the same pass.
 
-        Where scores are compared with the incumbent, `with_incumbent` measures it too, in the same pass.
+        The losses of candidates may be NaN or infinite.
         """
-        incumbent = self._state.lanes[0]
-        stacked = [*prompts, incumbent.prompt] if with_incumbent else prompts
+        incumbent, targets = self._state.lanes[0], self._dev.targets
         with self._signals.interruptible():
-            results = in_passes(
-                self._state, stacked, lambda part: self._measure(stack(part, [incumbent.head] * len(part)))
+            logits = in_passes(
+                self._state,
+                [*prompts, incumbent.prompt],
+                lambda part: [*self._logits(stack(part, [incumbent.head] * len(part)))],
             )
-        if with_incumbent:
-            self._state.dev = results.pop()
-        return results
+        *results, self._state.dev = evaluate(torch.stack(logits), targets)
+        each = example_losses(torch.stack(logits), targets)
+        return [Score(*pair) for pair in zip(results, paired_t(each[-1], each[:-1]), strict=True)]
+
+    def _results(self, prompts: Stack) -> list[EvalResult]:
+        return evaluate(self._logits(prompts), self._dev.targets)
 
     @torch.no_grad()
-    def _measure(self, prompts: Stack) -> list[EvalResult]:
-        return evaluate(self._backbone.logits(prompts, self._dev.inputs), self._dev.targets)
+    def _logits(self, prompts: Stack) -> torch.Tensor:
+        return self._backbone.logits(prompts, self._dev.inputs)
 
-    def _keep(self, lanes: list[Lane], results: list[EvalResult]) -> list[EvalResult]:
+    def keep(self, lanes: list[Lane], results: list[EvalResult]) -> list[EvalResult]:
+        """Take over the results of `lanes`, the incumbent first. Raises as `evaluate` does."""
         if not isfinite(results[0].loss):
             raise Diverged(f"the development loss became NaN or infinite after {self._state.lane_steps} lane-steps")
         for lane, result in zip(lanes, results, strict=True):

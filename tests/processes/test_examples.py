@@ -1,20 +1,26 @@
 """Every file of examples/ runs as its reader would run it."""
 
+import io
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from conftest import run_program
+from forks import Household
 
-from scripts.harness.processes import Household
 from scripts.notebook import NOTEBOOK, execute
 from shared.settings import Settings
+from trainer import predict
 
 pytestmark = pytest.mark.slow
 
@@ -25,19 +31,19 @@ MACHINE_PATH = re.compile(r"/(?:home|root|tmp|usr|opt|work|Users|private)/|[A-Z]
 
 @pytest.fixture(autouse=True)
 def checkout(monkeypatch):
-    """A user's environment: the checkout is installed, nothing of Tandem is set, one core is enough."""
+    """A user's environment: nothing of Tandem is set, one core is enough."""
     for name in [name for name in os.environ if name.startswith("TANDEM_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    torch.set_num_threads(1)
 
 
 def run_example(name, folder):
     """What an example prints; its runs go to `folder`."""
-    done = subprocess.run([sys.executable, EXAMPLES / name], cwd=folder, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.chdir(folder)
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return printed.getvalue()
 
 
 def block(language):
@@ -82,9 +88,9 @@ def test_own_data(tmp_path):
     with Household(tmp_path) as household:
         trainer = household.trainer("examples/own_data/city.toml", "--restarts.source", "vocabulary")
         assert trainer.wait() == 0, trainer.text
-        found = household.start(sys.executable, "-m", "trainer.predict", str(household.runs / "latest"), "a pothole")
-        assert found.wait() == 0, found.text
-        assert found.text.startswith("streets and traffic")
+        found = run_program(predict.main, household.runs / "latest", "a pothole")
+        assert found.status == 0, found
+        assert found.out.startswith("streets and traffic")
 
 
 def in_python(_):

@@ -6,15 +6,16 @@
 import json
 import os
 import random
+import signal
 import time
 from collections import Counter
 
 import pytest
 import torch
+from forks import Fork, Household, load_libraries
 from safetensors.torch import load_file
 
-from scripts.harness.forked import ForkedTrainer, import_libraries
-from scripts.harness.processes import SMALL, FreshLLM, Household
+from scripts.harness.processes import SMALL, FreshLLM
 
 KILLS = int(os.environ.get("KILLS", "5"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))
@@ -40,7 +41,7 @@ class Lives:
 
     def begin(self, *arguments):
         self.count += 1
-        return ForkedTrainer(self.folder / f"life-{self.count}.log", *arguments, **self.environment)
+        return Fork(self.folder / f"life-{self.count}.log", "trainer", *arguments, **self.environment)
 
     def complete(self, *arguments):
         """Seconds that a trainer takes that is left alone."""
@@ -55,7 +56,10 @@ class Lives:
         done = 0
         while done < kills and not (run / "summary.json").exists():
             trainer = self.begin(*self.arguments(name))
-            done += trainer.kill_after(draw.uniform(0, seconds)) < 0
+            time.sleep(draw.uniform(0, seconds))
+            if not trainer.ended:
+                trainer.send(signal.SIGKILL)
+            done += trainer.wait() < 0
             assert "Traceback" not in trainer.text and "error" not in trainer.text, trainer.text
         if not (run / "summary.json").exists():
             self.complete(*self.arguments(name))
@@ -91,7 +95,7 @@ def check_history(run):
 
 @pytest.fixture(scope="module", autouse=True)
 def libraries():
-    import_libraries()
+    load_libraries()
 
 
 @pytest.mark.timeout(120 + 20 * KILLS)

@@ -7,15 +7,16 @@ import socket
 import time
 
 import pytest
+from forks import Household
 
-from scripts.harness.processes import SMALL, FreshLLM, Household, free_port, scrape, until
+from scripts.harness.processes import SMALL, FreshLLM, free_port, scrape, until
 
 EARLY_SECONDS = float(os.environ.get("EARLY_SECONDS", "5"))
 """How long a proposer waits for its trainer; `EARLY_SECONDS=30 scripts/test tests/processes/test_processes.py` waits
 longer than the suite has time for."""
 
 STOPPED_SECONDS = 10.0
-"""More than the 6 s after which ZeroMQ's heartbeats give a peer up."""
+"""More than the 6 s after which TCP gives a peer up that acknowledges nothing."""
 
 
 def summary(run):
