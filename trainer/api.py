@@ -12,7 +12,7 @@ from trainer.changes import accept_changes, refuse_differences
 from trainer.hooks import Hooks
 from trainer.report.live import LivePage
 from trainer.report.page import write_report
-from trainer.runs.directory import CONFIG, RECORD, SUMMARY, RunDirectory, find_run, read_settings
+from trainer.runs.directory import CONFIG, RECORD, SUMMARY, RunDirectory, find_run, read_settings, warn_of_versions
 from trainer.runs.metrics import TrainerMetrics
 from trainer.runs.signals import Stopped
 from trainer.sources import open_bus
@@ -72,6 +72,7 @@ def resume(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
         accepted = kept if settings is None else accept_changes(kept, settings, directory)
         if directory.is_finished:
             raise UserError(f"{directory.path} is finished; see its {SUMMARY}")
+        warn_of_versions(directory.path)
     except UserError:
         directory.close()
         raise
@@ -94,6 +95,7 @@ def replay(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
     """
     recorded = find_run(name, settings.folder if settings else "runs")
     kept = read_settings(recorded)
+    warn_of_versions(recorded)
     if settings is None:
         settings = kept.model_copy(update={"name": None})
     else:

@@ -60,6 +60,7 @@ def tune_and_test(
     _announce(directory, settings, task)
     metrics.budget.set(settings.steps)
     context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
+    directory.check_model(context.backbone.vocabulary.fingerprint)
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
     try:

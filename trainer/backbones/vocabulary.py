@@ -1,5 +1,6 @@
 """Vectors to words and back: the words nearest to a soft prompt, and those that its gradient points to."""
 
+import hashlib
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ BYTES = ByteLevel()
 """Turns byte-level tokens, in which each letter stands for a byte, into text."""
 
 
+FINGERPRINT_ROWS = 1000
 EPSILON = 1e-12
 """A vector of zeros has cosine 0 with every word."""
 
@@ -79,6 +81,12 @@ class Vocabulary:
     @cached_property
     def _ids(self) -> Tensor:
         return torch.tensor(list(self.words), device=self.embeddings.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of some of the embeddings, in bfloat16: the same where the model is loaded in that type."""
+        rows = self.embeddings[:: 1 + len(self.embeddings) // FINGERPRINT_ROWS].bfloat16().view(torch.int16)
+        return hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
 
     @cached_property
     def _norms(self) -> Tensor:
