@@ -2,6 +2,7 @@
 
 scripts/bench overlap       does a slow LLM slow the training down?
 scripts/bench busy          how fast is a run while other processes keep cores busy?
+scripts/bench bus           what does the bus cost the loop, with many proposers and under a flood?
 scripts/bench page          do viewers of the live page slow the training down?
 scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
 """
@@ -177,9 +178,17 @@ def page(options: argparse.Namespace) -> None:
     page_bench.page(options)
 
 
+def bus(options: argparse.Namespace) -> None:
+    """Microseconds of a turn of the loop, and steps per second under a flood."""
+    import bus_bench as measurement
+
+    measurement.bus(options)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "overlap": overlap,
     "busy": busy,
+    "bus": bus,
     "page": page,
     "step": step,
 }
@@ -201,6 +210,13 @@ def main() -> int:
     given.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
     given.add_argument("--rounds", type=int, default=3, help="windows with each number")
     given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
+    bench = commands.add_parser("bus", help="what does the bus cost the loop, with many proposers and under a flood?")
+    bench.add_argument("--proposers", type=int, nargs="+", default=[1, 64, 256], help="numbers of proposers")
+    bench.add_argument("--steps", type=float, nargs="+", default=[0.001, 0.1, 2.0], help="seconds of a step")
+    bench.add_argument("--seconds", type=float, default=6.0, help="length of a measurement; at least 18 steps")
+    bench.add_argument("--flood", type=int, default=10_000, help="messages a second")
+    bench.add_argument("--window", type=float, default=2.0, help="seconds of a window with or without the flood")
+    bench.add_argument("--pairs", type=int, default=8, help="windows with the flood")
     told = commands.add_parser("page", help="do viewers of the live page slow the training down?")
     told.add_argument("--viewers", type=int, default=5, help="viewers at once")
     told.add_argument("--seconds", type=float, default=4.0, help="length of a window")
@@ -209,9 +225,9 @@ def main() -> int:
     told.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
-    command.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
-    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-    command.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+    told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
+    told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
     options = parser.parse_args()
     try:
         COMMANDS[options.command](options)

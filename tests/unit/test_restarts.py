@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shared.settings import RestartSettings
-from trainer.search.restarts import LONGEST_WORDS, Restarts, clean_words
+from trainer.search.restarts import LONGEST_WORDS, MAX_SEEN, Restarts, clean_words
 
 POLICIES = ["trial", "greedy", "always"]
 
@@ -484,3 +484,17 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
 
 TestEveryCandidateEndsOnce = EveryCandidateEndsOnce.TestCase
 TestEveryCandidateEndsOnce.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_what_is_remembered_of_prompts_is_bounded_and_survives_a_resume():
+    restarts = machine()
+    for number in range(MAX_SEEN + 10):
+        assert restarts.notice(f"prompt {number}")
+    state = json.loads(json.dumps(restarts.state_dict()))
+    again = Restarts.from_state_dict(restarts.settings, restarts.budget, state)
+    for one in (restarts, again):
+        assert len(one.seen) == MAX_SEEN
+        assert not one.notice(f"prompt {MAX_SEEN}")
+        assert one.notice("prompt 0")  # the oldest are forgotten
+        assert one.notice("prompt 10")  # and one for each that came since
+    assert list(restarts.seen) == list(again.seen)

@@ -118,7 +118,7 @@ def _load(name: str, settings: BackboneSettings, dtype: torch.dtype) -> tuple[An
     with refusing(settings, f"{what}, its weights", hint):
         options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
         model, found = load_model(name, **options, **SAFE)
-    check_loaded(settings, found)
+    check_loaded(settings, model, found)
     with refusing(settings, f"{what}, its image processor (preprocessor_config.json)", hint):
         # Pillow resizes as CLIP's own preparation does, and needs no torchvision.
         processor = load_processor(name, backend="pil", **SAFE)

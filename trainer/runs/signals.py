@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stopped(Exception):
-    """The run was asked to stop."""
+class Stopped(BaseException):
+    """The run was asked to stop. As KeyboardInterrupt, it is not an `Exception`, which libraries catch."""
 
 
 class StopSignals:

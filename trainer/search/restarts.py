@@ -13,6 +13,9 @@ from bus.messages import CandidateOutcome
 from shared.settings import RestartSettings
 from shared.text import clean, cut
 
+MAX_SEEN = 10_000
+"""Prompts remembered as tried. A checkpoint holds them, and its file format limits its text to 100 MB."""
+
 LONGEST_WORDS = 200
 """Characters of a candidate; the rest of the untrusted text is cut off at a word."""
 
@@ -63,8 +66,8 @@ class Restarts:
     budget: int
     """Lane-steps of the whole run."""
     tally: Tally = field(default_factory=Tally)
-    seen: set[str] = field(default_factory=set)
-    """Every prompt in words that was ever measured, casefolded."""
+    seen: dict[str, None] = field(default_factory=dict)
+    """The last `MAX_SEEN` new prompts in words, casefolded, oldest first."""
     unscored: list[Candidate] = field(default_factory=list)
     """Received and not yet measured."""
     waiting: list[Candidate] = field(default_factory=list)
@@ -162,7 +165,9 @@ class Restarts:
         """Remember `words` as tried; false when they were already."""
         folded = words.casefold()
         known = folded in self.seen
-        self.seen.add(folded)
+        self.seen[folded] = None
+        if len(self.seen) > MAX_SEEN:
+            del self.seen[next(iter(self.seen))]
         return not known
 
     def scored(self, losses: list[float]) -> list[tuple[Candidate, CandidateOutcome]]:
@@ -266,7 +271,7 @@ class Restarts:
         """What a checkpoint saves, as JSON."""
         return {
             "tally": asdict(self.tally),
-            "seen": sorted(self.seen),
+            "seen": list(self.seen),
             "unscored": [asdict(candidate) for candidate in self.unscored],
             "waiting": [asdict(candidate) for candidate in self.waiting],
             "trials": {str(lane): asdict(trial) for lane, trial in self.trials.items()},
@@ -282,7 +287,7 @@ class Restarts:
             settings,
             budget,
             Tally(**state["tally"]),
-            set(state["seen"]),
+            dict.fromkeys(state["seen"]),
             [Candidate(**candidate) for candidate in state["unscored"]],
             [Candidate(**candidate) for candidate in state["waiting"]],
             {
