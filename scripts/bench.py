@@ -5,6 +5,7 @@ scripts/bench busy          how fast is a run while other processes keep cores b
 scripts/bench bus           what does the bus cost the loop, with many proposers and under a flood?
 scripts/bench page          do viewers of the live page slow the training down?
 scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
+scripts/bench dual          how fast is a dual encoder's step, and what do scoring and digests cost beside it?
 """
 
 import argparse
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.harness.processes import FreshLLM, Household, Process  # noqa: E402 - the checkout must be found first
 from shared.errors import UserError, run_command  # noqa: E402
+from trainer.threads import wait_briefly  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,22 @@ def step(options: argparse.Namespace) -> None:
 
     if not options.data.is_file():
         raise UserError(f"--data {options.data}: no such file; name RTE's train.jsonl of SuperGLUE")
+    wait_briefly()  # before anything imports torch
     set_up()  # before anything imports transformers
     import gradient_step
 
     gradient_step.step(options)
+
+
+def dual(options: argparse.Namespace) -> None:
+    """Milliseconds of a dual encoder's step, scoring, evaluation and digest."""
+    from shared.logs import set_up
+
+    wait_briefly()  # before anything imports torch
+    set_up()  # before anything imports transformers
+    import dual_step
+
+    dual_step.dual(options)
 
 
 def busy(options: argparse.Namespace) -> None:
@@ -191,6 +205,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "bus": bus,
     "page": page,
     "step": step,
+    "dual": dual,
 }
 
 
@@ -227,8 +242,17 @@ def main() -> int:
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
     told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
-    told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-    told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+    told = commands.add_parser("dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?")
+    told.add_argument("--model", default=MINILM, help="folder or package:NAME/FOLDER")
+    for told in (commands.choices["step"], commands.choices["dual"]):
+        told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+        told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+        told.add_argument(
+            "--clock",
+            choices=["wall", "cpu"],
+            default="wall",
+            help="cpu: processor time, for a machine with other work",
+        )
     options = parser.parse_args()
     try:
         COMMANDS[options.command](options)

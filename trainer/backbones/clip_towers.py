@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from shared.errors import UserError
 from shared.settings import BackboneSettings
 from trainer.backbones.backbone import frozen_dtype
+from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, token_embeddings
 from trainer.backbones.vocabulary import Vocabulary
@@ -37,6 +38,7 @@ class ClipTowers:
         self.dtype = frozen_dtype(device)
         model, tokenizer, self._processor = _load(name, settings, self.dtype)
         self._model = model.to(device).eval().requires_grad_(False)
+        use_onednn(self._model)
         self.config = model.config.text_config
         with refusing(settings, "is built unlike CLIP and SigLIP", "choose one of these"):
             self._lookup = model.text_model.get_input_embeddings()

@@ -19,6 +19,7 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, Auto
 from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings
 from trainer.backbones.backbone import frozen_dtype
+from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.llama_last_layer import read_last
 from trainer.backbones.model_files import SAFE, check_files, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, max_positions, token_embeddings
@@ -66,6 +67,7 @@ class Decoder:
         dtype = frozen_dtype(device)
         tokenizer, self._model = _load(settings, dtype)
         self._model.to(device).eval().requires_grad_(False)
+        use_onednn(self._model)
         self._embed = self._model.get_input_embeddings()
         self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, self._model))
         check_tokenizer(settings, tokenizer, self.vocabulary, allow_special=True)

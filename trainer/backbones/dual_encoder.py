@@ -15,7 +15,7 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.augment import random_views
 from trainer.backbones.labels import encode_labels
-from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.passes import chunks_by_length, max_kernel_positions, max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.stack import Stack, stack
 from trainer.backbones.towers import load_towers
@@ -156,8 +156,19 @@ class DualEncoder:
         mask = mask.gather(1, order)
         size = max(1, self._positions // mask.shape[1])
         chunks = list(zip(torch.split(embeds, size), torch.split(mask, size), strict=True))
-        vectors = run_chunks(lambda chunk: self._towers.encode_embeds(*chunk), chunks)
+        vectors = run_chunks(lambda chunk: self._encode(*chunk), chunks)
         return torch.cat(vectors).view(lanes, classes, -1)
+
+    def _encode(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors [texts, dim] of class texts that fit into memory, in calls with texts of similar length."""
+        lengths = mask.sum(1).cpu()
+        chunks = list(chunks_by_length(lengths, max_kernel_positions(self.device, self._positions)))
+        longest = [int(lengths[chunk].max()) for chunk in chunks]
+        vectors = [
+            self._towers.encode_embeds(embeds[chunk, :length], mask[chunk, :length])
+            for chunk, length in zip(chunks, longest, strict=True)
+        ]
+        return torch.cat(vectors)[torch.cat(chunks).argsort()]
 
     def _pieces(self, stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of every class text, each [lanes, classes, tokens, dim] with its mask."""

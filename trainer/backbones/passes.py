@@ -13,6 +13,9 @@ from torch.utils.checkpoint import checkpoint
 CPU_BYTES = 2**32
 """Activations that one pass may keep for its backward pass on a processor."""
 
+CACHED_POSITIONS = 768
+"""Positions in one call of a kernel on a processor: what its cache holds, and enough to keep its cores busy."""
+
 DEVICE_SHARE = 3
 """On an accelerator they may take one in this many parts of its memory."""
 
@@ -41,6 +44,24 @@ def max_pass_positions(config: Any, device: torch.device, dtype: torch.dtype) ->
     text = config.get_text_config()
     positions: int = memory // (16 * text.num_hidden_layers * text.hidden_size * dtype.itemsize)
     return max(1, positions)
+
+
+def max_kernel_positions(device: torch.device, pass_positions: int) -> int:
+    """Positions in one call of a kernel, of the `pass_positions` that fit into memory."""
+    return min(CACHED_POSITIONS, pass_positions) if device.type == "cpu" else pass_positions
+
+
+def chunks_by_length(lengths: Tensor, budget: int, extra: int = 0) -> Iterator[Tensor]:
+    """Indices [n] of all examples in chunks of similar length, the longest first.
+
+    A padded chunk has at most `budget` positions, `extra` for each example included, and at least one example;
+    `lengths` are those of the examples, int64 [examples].
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    while len(order):
+        size = max(1, budget // (int(lengths[order[0]]) + extra))
+        yield order[:size]
+        order = order[size:]
 
 
 def run_chunks(run: Callable[[Any], Tensor], chunks: Sequence[Any]) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings
+from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, max_positions, padding_token, token_embeddings
 from trainer.backbones.vocabulary import Vocabulary
@@ -113,6 +114,7 @@ def _load(name: str, settings: BackboneSettings, device: torch.device) -> Any:
         options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}  # those are refused below, by name
         model = SentenceTransformer(name, device=str(device), model_kwargs=options, trust_remote_code=False)
         model.eval().requires_grad_(False)
+        use_onednn(model)
         first: Any = model[0]
         if not isinstance(first, Transformer):
             raise UserError(
