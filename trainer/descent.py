@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from shared.settings import Settings
+from trainer import ranks
 from trainer.backbones.backbone import Backbone
 from trainer.evaluator import Diverged
 from trainer.memory import in_passes
@@ -46,8 +47,7 @@ class Descent:
         indices = batch_indices(
             state.iterations, settings.optimizer.batch_size, len(train.targets), settings.seed, train.lengths
         )
-        with self._signals.interruptible():
-            values = in_passes(state, lanes, lambda part: self._forward_backward(part, indices))
+        values = _sum_over_ranks(lanes, in_passes(state, lanes, lambda part: self._forward_backward(part, indices)))
         if not isfinite(values[0]):
             raise Diverged(
                 f"the training loss became NaN or infinite after {state.lane_steps} lane-steps; "
@@ -61,13 +61,21 @@ class Descent:
         return values
 
     def _forward_backward(self, lanes: list[Lane], indices: Tensor) -> list[float]:
-        torch.manual_seed(self._settings.seed * 1_000_003 + self._state.iterations)  # dropout repeats after a resume
-        zero_grad(lanes)
-        logits = self._backbone.logits(stack_lanes(lanes), self._train.inputs[indices], training=True)
-        lane_losses = losses(logits, self._train.targets[indices])
-        backward(lane_losses)
-        values: list[float] = lane_losses.tolist()
+        seed = self._settings.seed * 1_000_003 + self._state.iterations
+        torch.manual_seed(seed * ranks.count() + ranks.number())  # dropout repeats after a resume
+        with self._signals.interruptible():
+            zero_grad(lanes)
+            lane_losses = self._losses(lanes, indices, training=True)
+            backward(lane_losses)
+            values: list[float] = lane_losses.tolist()
         return values
+
+    def _losses(self, lanes: list[Lane], indices: Tensor, training: bool = False) -> Tensor:
+        """This rank's part of the mean loss of each lane over the rows at `indices`, [lanes]."""
+        taken, weight = ranks.share(len(indices))
+        rows = indices[taken]
+        logits = self._backbone.logits(stack_lanes(lanes), self._train.inputs[rows], training)
+        return losses(logits, self._train.targets[rows]) * weight
 
     def probe_gradient(self) -> None:
         """The incumbent's gradient without a step, so that a digest of the start says where it points.
@@ -76,14 +84,25 @@ class Descent:
         """
         settings, lanes = self._settings, self._state.lanes[:1]
         rows = batch_indices(0, PROBE_ROWS, len(self._train.targets), settings.seed)
-        with self._signals.interruptible():
+        with ranks.agreed(), self._signals.interruptible():
             zero_grad(lanes)
             for part in torch.split(rows, settings.optimizer.batch_size):
-                logits = self._backbone.logits(stack_lanes(lanes), self._train.inputs[part])
-                backward(losses(logits, self._train.targets[part]) * (len(part) / len(rows)))
+                backward(self._losses(lanes, part) * (len(part) / len(rows)))
+        _sum_over_ranks(lanes, [])
 
     @cached_property
     def _warmup(self) -> int:
         """Lane-steps."""
         optimizer = self._settings.optimizer
         return optimizer.warmup_epochs * steps_per_epoch(optimizer.batch_size, len(self._train.targets))
+
+
+def _sum_over_ranks(lanes: list[Lane], values: list[float]) -> list[float]:
+    """Replace the gradients of `lanes` by their sums over the ranks; the sums of `values`."""
+    if ranks.count() == 1:
+        return values
+    sums = torch.tensor(values)
+    parameters = (parameter for lane in lanes for parameter in (lane.prompt, *lane.head.values()))
+    ranks.all_reduce([sums, *(one.grad for one in parameters if one.grad is not None)])
+    totals: list[float] = sums.tolist()
+    return totals

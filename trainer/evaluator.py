@@ -26,6 +26,7 @@ class Evaluator:
     """Measures prompts on the development split. A signal may break a pass off, before anything has changed."""
 
     def __init__(self, backbone: Backbone, dev: EncodedSplit, state: RunState, signals: StopSignals) -> None:
+        """`dev` is this rank's share of the development split."""
         self._backbone = backbone
         self._dev = dev
         self._state = state
@@ -37,8 +38,7 @@ class Evaluator:
         Raises:
             Diverged: the incumbent's loss is not finite.
         """
-        with self._signals.interruptible():
-            results = in_passes(self._state, lanes, lambda part: self._measure(stack_lanes(part)))
+        results = in_passes(self._state, lanes, lambda part: self._measure(stack_lanes(part)))
         return self._keep(lanes, results)
 
     def score(self, prompts: list[torch.Tensor], with_incumbent: bool = False) -> list[EvalResult]:
@@ -48,17 +48,15 @@ class Evaluator:
         """
         incumbent = self._state.lanes[0]
         stacked = [*prompts, incumbent.prompt] if with_incumbent else prompts
-        with self._signals.interruptible():
-            results = in_passes(
-                self._state, stacked, lambda part: self._measure(stack(part, [incumbent.head] * len(part)))
-            )
+        results = in_passes(self._state, stacked, lambda part: self._measure(stack(part, [incumbent.head] * len(part))))
         if with_incumbent:
             self._state.dev = results.pop()
         return results
 
     @torch.no_grad()
     def _measure(self, prompts: Stack) -> list[EvalResult]:
-        return evaluate(self._backbone.logits(prompts, self._dev.inputs), self._dev.targets)
+        with self._signals.interruptible():
+            return evaluate(self._backbone.logits(prompts, self._dev.inputs), self._dev.targets)
 
     def _keep(self, lanes: list[Lane], results: list[EvalResult]) -> list[EvalResult]:
         if not isfinite(results[0].loss):

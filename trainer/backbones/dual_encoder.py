@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
+from trainer import ranks
 from trainer.backbones.augment import random_views
 from trainer.backbones.labels import encode_labels
 from trainer.backbones.passes import max_pass_positions, run_chunks
@@ -113,11 +114,14 @@ class DualEncoder:
         """
         missing = list({example.key: example for example in examples if example.key not in self._encoded}.values())
         missing.sort(key=_characters)  # texts of similar length need little padding
-        chunks = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
-        for chunk in track(chunks, f"encoding {what}"):
-            vectors = self._towers.encode(self._towers.read(chunk))
-            self._encoded.update((example.key, vector) for example, vector in zip(chunk, vectors, strict=True))
+        own = missing[ranks.share(len(missing))[0]]
+        vectors = []
+        for start in track(range(0, len(own), BATCH), f"encoding {what}"):
+            vectors.append(self._towers.encode(self._towers.read(own[start : start + BATCH])))
             beat()
+        if vectors:
+            whole = ranks.gather(torch.cat(vectors), len(missing))
+            self._encoded.update((example.key, vector) for example, vector in zip(missing, whole, strict=True))
         return EmbeddedExamples(examples, torch.stack([self._encoded[example.key] for example in examples]))
 
     def lengths(self, rows: EmbeddedExamples) -> None:
@@ -154,10 +158,12 @@ class DualEncoder:
         order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
         embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
         mask = mask.gather(1, order)
+        own = ranks.share(len(embeds))[0]
+        embeds, mask = embeds[own], mask[own]
         size = max(1, self._positions // mask.shape[1])
         chunks = list(zip(torch.split(embeds, size), torch.split(mask, size), strict=True))
         vectors = run_chunks(lambda chunk: self._towers.encode_embeds(*chunk), chunks)
-        return torch.cat(vectors).view(lanes, classes, -1)
+        return ranks.gather(torch.cat(vectors), lanes * classes).view(lanes, classes, -1)
 
     def _pieces(self, stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of every class text, each [lanes, classes, tokens, dim] with its mask."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from trainer import ranks
+
 
 class Stopped(Exception):
     """The run was asked to stop."""
@@ -48,7 +50,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
         again, self.stopping, self.number = self.stopping, True, number
-        if self._deferred or again:
+        if self._deferred or again or ranks.is_exchanging():
             return
         if self._leave is not None and not self._interruptible:
             self._leave(self)

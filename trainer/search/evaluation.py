@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from trainer import ranks
+
 
 @dataclass(frozen=True)
 class EvalResult:
@@ -26,6 +28,14 @@ class EncodedSplit:
     """[examples], int64."""
     lengths: Tensor | None = None
     """Tokens of each example, [examples], where batches of similar length save work."""
+
+    def share(self) -> "EncodedSplit":
+        """The examples that this rank evaluates; all of them without other ranks."""
+        if ranks.count() == 1:
+            return self
+        rows = torch.arange(len(self.targets))[ranks.share(len(self.targets))[0]]
+        lengths = None if self.lengths is None else self.lengths[rows]
+        return EncodedSplit(self.inputs[rows], self.targets[rows.to(self.targets.device)], lengths)
 
 
 def scoring_cost(dev: EncodedSplit, train: EncodedSplit, batch_size: int, num_tokens: int) -> float:
@@ -50,6 +60,14 @@ def losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(logits: Tensor, targets: Tensor) -> list[EvalResult]:
-    """The result of each lane from logits [lanes, examples, classes] and targets [examples]."""
-    hits = (logits.argmax(-1) == targets).float().mean(1)
-    return [EvalResult(*pair) for pair in zip(losses(logits, targets).tolist(), hits.tolist(), strict=True)]
+    """The result of each lane from logits [lanes, examples, classes] and targets [examples].
+
+    With several ranks, each gives the rows of its share and gets the result over all rows.
+    """
+    means = torch.stack([losses(logits, targets), (logits.argmax(-1) == targets).float().mean(1)])
+    if ranks.count() > 1:
+        rows = torch.tensor([len(targets)], dtype=means.dtype)
+        means = means.cpu() * rows
+        ranks.all_reduce([means, rows])
+        means /= rows
+    return [EvalResult(*pair) for pair in means.T.tolist()]
