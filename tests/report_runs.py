@@ -82,3 +82,13 @@ def make_run(path, events, done=None, **config):
     if done is not None:
         (path / "summary.json").write_text(json.dumps(done))
     return path
+
+
+def compared(root, seeds=5):
+    """Runs of a comparison of two arms inside `root`."""
+    for seed in range(1, seeds + 1):
+        for arm, policy in (("plain", "none"), ("llm", "trial")):
+            score = 0.6 + seed / 100 + (0.05 if arm == "llm" else 0)
+            restarts = {"policy": policy, "source": "bus"}
+            make_run(root / "demo" / f"{arm}-s{seed}", told(), summary(score=score), seed=seed, restarts=restarts)
+    return root

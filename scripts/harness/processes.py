@@ -53,24 +53,32 @@ def until(look: Callable[[], Found], what: str, seconds: float = PATIENCE) -> Fo
     return found
 
 
+def environment(own: dict[str, str]) -> dict[str, str]:
+    """This process's variables without settings of Tandem, one thread, and a program's own."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_") and name != "PORT"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**inherited, "PATH": path, "TANDEM_THREADS": "1", **own}
+
+
 class Process:
     """A program that runs in the checkout, as a user would start it there; its lines go to `log`."""
 
-    def __init__(self, log: Path, *command: str, **environment: str) -> None:
+    def __init__(self, log: Path, *command: str, **own: str) -> None:
         self._log = log
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
-        inherited.pop("PORT", None)
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**inherited, "PATH": path, "TANDEM_THREADS": "1", **environment},
+                env=environment(own),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def text(self) -> str:
@@ -105,10 +113,10 @@ class Process:
     def clear(self) -> None:
         """Leave nothing of it behind. honcho's children are in sessions of their own; it names them."""
         children = [int(pid) for pid in re.findall(r"started \(pid=(\d+)\)", self.text)]
-        for pid in [*children, self.process.pid] if not self.ended else []:
+        for pid in [*children, self.pid] if not self.ended else []:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        self.process.wait()
+        self.wait()
 
 
 class Household:
@@ -134,16 +142,22 @@ class Household:
             process.clear()
 
     def start(self, *command: str, **environment: str) -> Process:
+        return self.add(Process, *command, **environment)
+
+    def add(self, kind: Callable[..., Process], *command: str, **environment: str) -> Process:
+        """Start a process of that kind."""
         log = self.folder / f"{len(self._all)}.log"
-        process = Process(log, *command, **{**self.environment, **environment})
-        self._all.append(process)
-        return process
+        self._all.append(kind(log, *command, **{**self.environment, **environment}))
+        return self._all[-1]
 
     def trainer(self, *arguments: str, **environment: str) -> Process:
-        return self.start(sys.executable, "-m", "trainer", *arguments, **environment)
+        return self.program("trainer", *arguments, **environment)
 
     def proposer(self, *arguments: str, **environment: str) -> Process:
-        return self.start(sys.executable, "-m", "proposer", *arguments, **environment)
+        return self.program("proposer", *arguments, **environment)
+
+    def program(self, module: str, *arguments: str, **environment: str) -> Process:
+        return self.start(sys.executable, "-m", module, *arguments, **environment)
 
     def asking(self, llm: LLMServer, **environment: str) -> Process:
         """A proposer of `llm`, once it is ready for work."""

@@ -1,20 +1,25 @@
 """Every file of examples/ runs as its reader would run it."""
 
+import io
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import run_program
+from forks import Household
 
-from scripts.harness.processes import Household
 from scripts.notebook import NOTEBOOK, execute
 from shared.settings import Settings
+from trainer import predict
 
 pytestmark = pytest.mark.slow
 
@@ -35,9 +40,11 @@ def checkout(monkeypatch):
 
 def run_example(name, folder):
     """What an example prints; its runs go to `folder`."""
-    done = subprocess.run([sys.executable, EXAMPLES / name], cwd=folder, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.chdir(folder)
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return printed.getvalue()
 
 
 def block(language):
@@ -82,9 +89,9 @@ def test_own_data(tmp_path):
     with Household(tmp_path) as household:
         trainer = household.trainer("examples/own_data/city.toml", "--restarts.source", "vocabulary")
         assert trainer.wait() == 0, trainer.text
-        found = household.start(sys.executable, "-m", "trainer.predict", str(household.runs / "latest"), "a pothole")
-        assert found.wait() == 0, found.text
-        assert found.text.startswith("streets and traffic")
+        found = run_program(predict.main, household.runs / "latest", "a pothole")
+        assert found.status == 0, found
+        assert found.out.startswith("streets and traffic")
 
 
 def in_python(_):

@@ -5,11 +5,9 @@ import re
 import signal
 
 import pytest
+from forks import Fork
 
-from scripts.harness.processes import SMALL, FreshLLM, Household, free_port, is_free, scrape
-
-PORTS = (5000, 5100, 5101, 5102)
-"""What honcho gives to a trainer and three proposers."""
+from scripts.harness.processes import SMALL, FreshLLM, Household, free_port, is_free, scrape, until
 
 SUMMARY_KEYS = {"recipe", "seed", "steps", "seconds", "stalled_seconds", "dev", "test", "prompt_words", "lineage"}
 PROPOSAL_KEYS = {"digests_leased", "received", "candidates", "duplicates", "scored", "trials", "adopted", "late"}
@@ -54,7 +52,7 @@ def test_the_demo_uses_what_the_llm_says(demo):
 def test_replaying_the_demo_gives_the_same_bytes_without_a_proposer(demo):
     home, _ = demo
     first = (home.runs / "latest").resolve()
-    replay = home.trainer("--replay", str(first), TANDEM_BASELINE="false")
+    replay = home.add(Fork, "trainer", "--replay", str(first), TANDEM_BASELINE="false")
     assert replay.wait(110) == 0, replay.text
     again = (home.runs / "latest").resolve()
     assert again != first
@@ -63,45 +61,35 @@ def test_replaying_the_demo_gives_the_same_bytes_without_a_proposer(demo):
     assert summary(again)["proposals"] == summary(first)["proposals"]
 
 
-def test_three_proposers_on_the_usual_ports_all_get_leases(tmp_path):
-    taken = [port for port in PORTS if not is_free(port)]
-    if taken:
-        pytest.skip(f"something else listens on {taken}, and this test is about these very ports")
+def test_three_proposers_get_leases_and_stopping_honcho_kills_nobody_and_the_run_can_be_resumed(tmp_path):
+    base = 5000 if all(map(is_free, ports(5000))) else free_port()
     llm = FreshLLM()
     model = {"TANDEM_PROPOSER__MODEL": "ollama:stand-in", "TANDEM_PROPOSER__BASE_URL": llm.url}
-    with Household(tmp_path, **SMALL, **model, TANDEM_STEPS="500") as home:
-        run = home.honcho("-c", "proposer=3")
-        seen = {port: {} for port in PORTS}
-        while not run.ended and not (seen[5000] and all(answered(seen[port]) for port in PORTS[1:])):
-            for port in PORTS:
-                seen[port] = scrape(port) or seen[port]
-        assert seen[5000]['tandem_trainer_leases_total{outcome="settled"}'] >= 0
-        assert all(answered(seen[port]) for port in PORTS[1:]), run.text
-        assert run.wait() == 0, run.text
-        assert "SIGKILL" not in run.text
-        assert summary(home.runs / "latest")["proposals"]["received"] >= 3
-    llm.stop()
-
-
-def answered(samples):
-    return samples.get('tandem_proposer_llm_requests_total{outcome="ok"}', 0) >= 1
-
-
-def test_stopping_honcho_kills_nobody_and_the_run_can_be_resumed(tmp_path):
-    llm = FreshLLM()
-    model = {"TANDEM_PROPOSER__MODEL": "ollama:stand-in", "TANDEM_PROPOSER__BASE_URL": llm.url}
-    with Household(tmp_path, **SMALL, **model, TANDEM_STEPS="400", TANDEM_NUM_EVALS="20") as home:
-        run = home.honcho("-p", str(free_port()))
-        run.wait_for(r"step [4-9]\d/400")
+    with Household(tmp_path, **SMALL, **model, TANDEM_STEPS="600", TANDEM_NUM_EVALS="30") as home:
+        run = home.honcho("-c", "proposer=3", "-p", str(base))
+        trainer, *proposers = ports(base)
+        until(lambda: all(map(answered, proposers)), "an answer of each proposer")
+        assert scrape(trainer)['tandem_trainer_leases_total{outcome="settled"}'] >= 0
+        run.wait_for(r"step [4-9]\d/600")
         run.send(signal.SIGTERM)
         assert run.wait() == 143, run.text
         assert "stopped; continue with" in run.text, run.text
-        assert "trainer.1 stopped" in run.text and "proposer.1 stopped" in run.text, run.text
+        assert all(f"{name} stopped" in run.text for name in ("trainer.1", "proposer.1", "proposer.3")), run.text
         assert "SIGKILL" not in run.text, run.text
         stopped = (home.runs / "latest").resolve()
         assert not (stopped / "summary.json").exists()
 
-        resumed = home.trainer("--resume", str(stopped))
+        resumed = home.add(Fork, "trainer", "--resume", str(stopped))
         assert resumed.wait() == 0, resumed.text
-        assert summary(stopped)["steps"] == 400
+        assert summary(stopped)["steps"] == 600
+        assert summary(stopped)["proposals"]["received"] >= 3
     llm.stop()
+
+
+def ports(base):
+    """What honcho gives to a trainer and three proposers."""
+    return (base, base + 100, base + 101, base + 102)
+
+
+def answered(port):
+    return scrape(port).get('tandem_proposer_llm_requests_total{outcome="ok"}', 0) >= 1

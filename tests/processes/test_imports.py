@@ -78,3 +78,14 @@ def test_the_graph_prints_with_every_arrow_down():
 
 def test_the_loop_fits_on_a_few_screens():
     assert len((ROOT / "trainer" / "loop.py").read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_no_test_module_imports_another():
+    """What tests share has a module of its own in tests/, or in scripts/harness where scripts need it too."""
+    found = [
+        (path.name, line)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\s*(?:from|import) (?:\w+\.)*test_", line)
+    ]
+    assert found == []

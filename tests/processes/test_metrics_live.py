@@ -6,8 +6,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from forks import Household
 
-from scripts.harness.processes import SMALL, Household, free_port, get, scrape, until
+from scripts.harness.processes import SMALL, free_port, get, scrape, until
 
 
 @pytest.fixture(scope="module")

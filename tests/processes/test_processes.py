@@ -7,8 +7,9 @@ import socket
 import time
 
 import pytest
+from forks import Household
 
-from scripts.harness.processes import SMALL, FreshLLM, Household, free_port, scrape, until
+from scripts.harness.processes import SMALL, FreshLLM, free_port, scrape, until
 
 EARLY_SECONDS = float(os.environ.get("EARLY_SECONDS", "5"))
 """How long a proposer waits for its trainer; `EARLY_SECONDS=30 scripts/test tests/processes/test_processes.py` waits

@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from forks import Household
 
-from scripts.harness.processes import SMALL, FreshLLM, Household, free_port, get, until
+from scripts.harness.processes import SMALL, FreshLLM, free_port, get, until
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "prometheus"

@@ -1,22 +1,20 @@
 """Real proposer processes against a real trainer's end, with the embedded model and with a server on loopback."""
 
-import os
 import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from test_chat_models import DIGEST, KEY, needs_embedded
+from forks import Fork
+from llm_requests import DIGEST, KEY, needs_embedded
 
 from bus.channel import Answer
 from bus.messages import CandidateOutcome, Outcomes
 from bus.server import BusServer
 from scripts.harness.llm_server import CANDIDATES, LLMServer
+from scripts.harness.processes import Process, free_port
 from shared.settings import BusSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,36 +30,19 @@ def until(check, seconds=30.0):
     raise AssertionError(f"waited {seconds} s in vain")
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+QUICK = {"TANDEM_BUS__READY_SECONDS": "0.2"}
 
 
-class Proposer:
-    """A proposer process and its output."""
+class Proposer(Fork):
+    def __init__(self, log, *arguments, **environment):
+        super().__init__(log, "proposer", *arguments, **{**QUICK, **environment})
 
-    def __init__(self, *arguments, **environment):
-        settings = {"PORT": "", "TANDEM_BUS__READY_SECONDS": "0.2", **environment}
-        self.lines = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "proposer", *arguments],
-            cwd=ROOT,
-            env={**os.environ, **settings},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
-        self._reader.start()
 
-    def says(self, words):
-        return any(words in line for line in self.lines)
+class FreshProposer(Process):
+    """One that loads its libraries itself."""
 
-    def ends(self, seconds=30.0):
-        status = self.process.wait(seconds)
-        self._reader.join(5)
-        return status
+    def __init__(self, log, *arguments, **environment):
+        super().__init__(log, sys.executable, "-m", "proposer", *arguments, **{**QUICK, **environment})
 
 
 class Trainer:
@@ -101,19 +82,19 @@ class Trainer:
 
 
 @pytest.fixture
-def started():
+def started(tmp_path):
     """Starts things that are stopped when the test ends."""
     things = []
 
     def start(kind, *arguments, **options):
-        things.append(kind(*arguments, **options))
+        log = [tmp_path / f"{len(things)}.log"] if issubclass(kind, Process) else []
+        things.append(kind(*log, *arguments, **options))
         return things[-1]
 
     yield start
     for thing in reversed(things):
-        if isinstance(thing, Proposer):
-            thing.process.kill()
-            thing.process.wait()
+        if isinstance(thing, Process):
+            thing.clear()
         elif isinstance(thing, Trainer):
             thing.end.close()
         else:
@@ -147,17 +128,17 @@ def test_the_embedded_model_answers_leases_and_learns_outcomes(started):
     )
     trainer.lease()
     assert proposal.candidates[0] not in trainer.answer().candidates
-    assert proposer.says(f"connected to {trainer.endpoint}")
-    until(lambda: proposer.says("asked embedded at step 0: "))
+    assert f"connected to {trainer.endpoint}" in proposer.text
+    until(lambda: "asked embedded at step 0: " in proposer.text)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as reply:
         assert reply.status == 200
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
         text = reply.read().decode()
     assert 'tandem_proposer_llm_requests_total{outcome="ok"} 2.0' in text
     assert "tandem_proposer_connected_trainers 1.0" in text
-    proposer.process.send_signal(signal.SIGTERM)
-    assert proposer.ends() == 0
-    assert not [line for line in proposer.lines if "Traceback" in line or "warning" in line]
+    proposer.send(signal.SIGTERM)
+    assert proposer.wait() == 0
+    assert not [line for line in proposer.text.splitlines() if "Traceback" in line or "warning" in line]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -168,8 +149,8 @@ def test_a_signal_ends_it_in_the_midst_of_a_request(number, started):
     trainer.lease()
     until(lambda: server.requests)
     sent = time.monotonic()
-    proposer.process.send_signal(number)
-    assert proposer.ends() == 0
+    proposer.send(number)
+    assert proposer.wait() == 0
     assert time.monotonic() - sent < 5  # far less than the request takes
     assert trainer.ended("gone")  # it said bye, so that its lease is free at once
 
@@ -182,16 +163,15 @@ def handles_signals(process):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see when handlers are installed")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("model", ["embedded", "ollama:m", "openai:m"])
-def test_a_signal_while_it_starts_ends_it_quietly(number, model, started):
-    for delay in (0.0, 0.1, 0.3, 0.6, 1.0, 2.0):
-        proposer = started(Proposer, "--model", model, OPENAI_API_KEY=KEY)
+def test_a_signal_while_it_starts_ends_it_quietly(model, started):
+    for delay, number in zip((0.0, 0.1, 0.3, 0.6, 1.0, 2.0), [signal.SIGTERM, signal.SIGINT] * 3, strict=True):
+        proposer = started(FreshProposer, "--model", model, OPENAI_API_KEY=KEY)
         until(lambda process=proposer.process: handles_signals(process))
         time.sleep(delay)
-        proposer.process.send_signal(number)
-        assert proposer.ends() == 0, (delay, proposer.lines)
-        assert not [line for line in proposer.lines if "Traceback" in line or "Error" in line], delay
+        proposer.send(number)
+        assert proposer.wait() == 0, (delay, proposer.text.splitlines())
+        assert not [line for line in proposer.text.splitlines() if "Traceback" in line or "Error" in line], delay
 
 
 def test_a_server_that_drips_holds_neither_lease_nor_slot(started):
@@ -203,7 +183,7 @@ def test_a_server_that_drips_holds_neither_lease_nor_slot(started):
     for times in (1, 2):
         trainer.lease()
         assert trainer.ended("released", times)
-    until(lambda: proposer.says("no answer in time"))
+    until(lambda: "no answer in time" in proposer.text)
     server.drip = 0.0
     trainer.lease()
     assert trainer.answer().candidates == CANDIDATES
@@ -216,7 +196,7 @@ def test_a_reply_that_was_cut_is_said(started):
     proposer = started(Proposer, *ollama(server, trainer), PORT=str(port))
     trainer.lease()
     assert trainer.answer().candidates == []
-    until(lambda: proposer.says("0 candidates") and proposer.says("cut at its maximum length"))
+    until(lambda: "0 candidates" in proposer.text and "cut at its maximum length" in proposer.text)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
         assert 'tandem_proposer_llm_requests_total{outcome="cut"} 1.0' in reply.read().decode()
 
@@ -225,14 +205,14 @@ def test_ollama_is_looked_at_before_the_first_lease(started):
     trainer, server = started(Trainer), started(LLMServer)
     server.models = []
     proposer = started(Proposer, *ollama(server, trainer))
-    until(lambda: proposer.says("ollama pull m"))
+    until(lambda: "ollama pull m" in proposer.text)
     trainer.lease()
     assert trainer.answer().candidates == CANDIDATES  # it was pulled by hand meanwhile
     down = started(LLMServer)
     down.stop()
     proposer = started(Proposer, *ollama(down, trainer))
-    until(lambda: proposer.says("start it with: ollama serve"))
-    assert proposer.process.poll() is None
+    until(lambda: "start it with: ollama serve" in proposer.text)
+    assert not proposer.ended
     down.start()
 
 
@@ -241,12 +221,12 @@ def test_a_missing_model_is_pulled_once_ollama_is_there(started):
     server.models = []
     server.stop()
     proposer = started(Proposer, *ollama(server, trainer), "--proposer.pull")
-    until(lambda: proposer.says("waiting for it"))
+    until(lambda: "waiting for it" in proposer.text)
     server.start()
     trainer.lease()
     assert trainer.answer().candidates == CANDIDATES
     assert [path for path, _, _ in server.requests] == ["/api/pull", "/api/chat"]
-    assert proposer.says("pulling m: 50%")
+    assert "pulling m: 50%" in proposer.text
 
 
 def test_at_its_limit_it_asks_no_more_also_after_a_restart(started, tmp_path):
@@ -258,18 +238,18 @@ def test_at_its_limit_it_asks_no_more_also_after_a_restart(started, tmp_path):
     for _ in range(2):
         trainer.lease()
         assert trainer.answer().candidates == CANDIDATES
-    until(lambda: proposer.says("budget reached: 2 of 2 requests for run r"))
+    until(lambda: "budget reached: 2 of 2 requests for run r" in proposer.text)
     until(lambda: trainer.poll() or not trainer.end.can_lease())  # it offers nothing any more
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
         text = reply.read().decode()
     assert "tandem_proposer_cost_total 0.00022" in text
     assert 'tandem_proposer_tokens_total{direction="in"} 140.0' in text
-    proposer.process.kill()
-    proposer.process.wait()
+    proposer.send(signal.SIGKILL)
+    proposer.wait()
     again = started(Proposer, *arguments, **prices)
     trainer.lease()  # it learns the run from its first lease
     assert trainer.ended("released")
-    until(lambda: again.says("budget reached"))
+    until(lambda: "budget reached" in again.text)
     other = DIGEST.model_copy(update={"run": "other"})
     trainer.end.close()
     second = started(Trainer, bind=trainer.endpoint)
@@ -277,7 +257,7 @@ def test_at_its_limit_it_asks_no_more_also_after_a_restart(started, tmp_path):
     assert second.answer().candidates == CANDIDATES
     assert len(server.requests) == 3
     for process in (proposer, again):
-        assert sum("budget reached" in line for line in process.lines) == 1
+        assert sum("budget reached" in line for line in process.text.splitlines()) == 1
 
 
 def test_a_damaged_budget_file_ends_it_with_one_line(started, tmp_path):
@@ -285,8 +265,8 @@ def test_a_damaged_budget_file_ends_it_with_one_line(started, tmp_path):
     file.write_text("{")
     arguments = ("--model", "ollama:m", "--proposer.budget.requests", "2", "--proposer.budget.file", str(file))
     proposer = started(Proposer, *arguments)
-    assert proposer.ends() == 2
-    (line,) = proposer.lines
+    assert proposer.wait() == 2
+    (line,) = proposer.text.splitlines()
     assert "counts.json is damaged" in line
     assert file.read_text() == "{"
 
@@ -297,11 +277,11 @@ def test_an_llm_that_is_down_is_waited_for(started):
     proposer = started(Proposer, *ollama(server, trainer))
     trainer.lease()
     assert trainer.ended("released")
-    until(lambda: proposer.says("LLM unreachable: no connection"))
+    until(lambda: "LLM unreachable: no connection" in proposer.text)
     server.start()
     trainer.lease()
     assert trainer.answer().candidates == CANDIDATES
-    until(lambda: proposer.says("LLM answers again"))
+    until(lambda: "LLM answers again" in proposer.text)
 
 
 @pytest.mark.parametrize(("status", "words"), [(500, "it went wrong"), (429, "429"), (404, "ollama pull m")])
@@ -311,14 +291,14 @@ def test_an_llm_that_refuses_is_asked_again(status, words, started):
     proposer = started(Proposer, *ollama(server, trainer))
     trainer.lease()
     assert trainer.ended("released")
-    until(lambda: proposer.says("LLM unreachable") and proposer.says(words))
+    until(lambda: "LLM unreachable" in proposer.text and words in proposer.text)
     trainer.lease()  # the same again makes no second line
     assert trainer.ended("released", 2)
     server.status = 200
     trainer.lease()
     assert trainer.answer().candidates == CANDIDATES
-    until(lambda: proposer.says("LLM answers again"))
-    assert sum("LLM unreachable" in line for line in proposer.lines) == 1
+    until(lambda: "LLM answers again" in proposer.text)
+    assert sum("LLM unreachable" in line for line in proposer.text.splitlines()) == 1
 
 
 def test_an_answer_that_nobody_waits_for_is_kept_back(started):
@@ -327,7 +307,7 @@ def test_an_answer_that_nobody_waits_for_is_kept_back(started):
     proposer = started(Proposer, *ollama(server, trainer))
     trainer.lease()
     assert trainer.ended("expired")
-    until(lambda: proposer.says("too late"))
+    until(lambda: "too late" in proposer.text)
     assert "lease" not in trainer.end.counts().rejected
     server.delay = 0.0
     trainer.lease()
@@ -346,15 +326,14 @@ def test_it_waits_for_a_trainer_and_for_the_next_one(started):
     server = started(LLMServer)
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     proposer = started(Proposer, *ollama(server, endpoint))
-    until(lambda: proposer.says("waits for work"))
-    for _ in range(2):
+    until(lambda: "waits for work" in proposer.text)
+    for times in (1, 2):
         trainer = Trainer(bind=endpoint)
         trainer.lease()
         assert trainer.answer().candidates == CANDIDATES
         trainer.end.close()
-        until(lambda: proposer.says("no trainer at"))
-        proposer.lines.clear()
-    assert proposer.process.poll() is None
+        until(lambda times=times: proposer.text.count("no trainer at") >= times)
+    assert not proposer.ended
 
 
 def test_two_trainers_share_one_slot(started):
@@ -387,15 +366,15 @@ def test_two_trainers_share_one_slot(started):
 )
 def test_what_cannot_pass_ends_it_with_one_line(arguments, words, started):
     proposer = started(Proposer, *arguments)
-    assert proposer.ends() == 2
-    (line,) = proposer.lines
+    assert proposer.wait() == 2
+    (line,) = proposer.text.splitlines()
     assert words in line
 
 
 def test_a_proxy_that_cannot_be_used_is_one_line(started):
-    proposer = started(Proposer, "--model", "ollama:m", ALL_PROXY="socks5://127.0.0.1:1")
-    assert proposer.ends() == 2
-    (line,) = proposer.lines
+    proposer = started(FreshProposer, "--model", "ollama:m", ALL_PROXY="socks5://127.0.0.1:1")
+    assert proposer.wait() == 2
+    (line,) = proposer.text.splitlines()
     assert "ALL_PROXY" in line
 
 
@@ -408,16 +387,16 @@ def test_a_key_never_comes_out(started):
     proposer = started(Proposer, *arguments, OPENAI_API_KEY=KEY)
     trainer.lease()
     assert trainer.ended("released")
-    until(lambda: proposer.says("check OPENAI_API_KEY"))
+    until(lambda: "check OPENAI_API_KEY" in proposer.text)
     assert KEY in str(server.requests)
-    proposer.process.send_signal(signal.SIGTERM)
-    assert proposer.ends() == 0
-    assert KEY not in "".join(proposer.lines)
+    proposer.send(signal.SIGTERM)
+    assert proposer.wait() == 0
+    assert KEY not in proposer.text
 
 
 def test_help_explains_the_settings(started):
     proposer = started(Proposer, "--help")
-    assert proposer.ends() == 0
-    text = " ".join("".join(proposer.lines).split())
+    assert proposer.wait() == 0
+    text = " ".join(proposer.text.split())
     assert "--model" in text
     assert "The LLM's sampling temperature" in text

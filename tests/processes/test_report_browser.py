@@ -5,10 +5,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from browser import browser, need_browser, opened
-from report_runs import HOSTILE, make_run, summary, told
-from test_report import compared
+from forks import Household
+from report_runs import HOSTILE, compared, make_run, summary, told
 
-from scripts.harness.processes import SMALL, Household, until
+from scripts.harness.processes import SMALL, until
 from trainer.report.__main__ import main as report_main
 from trainer.report.live import LivePage
 from trainer.report.page import write_report

@@ -1,5 +1,6 @@
 """A stop while the trainer starts: quiet, with the signal's status, whatever is being imported or loaded."""
 
+import itertools
 import random
 import signal
 import time
@@ -9,8 +10,10 @@ import pytest
 from scripts.harness.processes import SMALL, Household
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("delay", [0.3, 0.8, 1.5, 2.5, 4.0])
+@pytest.mark.parametrize(
+    ("number", "delay"),
+    zip(itertools.cycle([signal.SIGTERM, signal.SIGINT]), [0.2, 0.5, 1.0, 1.5, 2.5, 4.0], strict=False),
+)
 def test_a_stop_while_it_starts_ends_the_trainer_quietly(tmp_path, number, delay):
     with Household(tmp_path, **SMALL, TANDEM_RESTARTS__SOURCE="vocabulary") as home:
         trainer = home.trainer("--name", "early")

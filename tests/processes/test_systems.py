@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run_program, tiny_tokenizer
+from forks import Household
 from transformers import RobertaConfig, RobertaModel
 
 import trainer
-from scripts.harness.processes import Household
 from shared.errors import UserError
 from trainer import predict
 from trainer.runs.directory import read_settings

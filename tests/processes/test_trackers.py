@@ -5,9 +5,10 @@ import signal
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from forks import Household
 from report_runs import event, make_run, told
 
-from scripts.harness.processes import SMALL, Household
+from scripts.harness.processes import SMALL
 from shared.errors import UserError
 from shared.settings import Settings
 from trainer.runs.directory import RunDirectory

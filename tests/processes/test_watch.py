@@ -8,10 +8,11 @@ import sys
 
 import pytest
 from conftest import run_program
+from forks import Household
 from report_runs import HOSTILE, event, make_run, summary, told
 from rich.console import Console
 
-from scripts.harness.processes import ROOT, SMALL, Household, until
+from scripts.harness.processes import ROOT, SMALL, until
 from trainer.report.run import Run
 from trainer.watch import main, seconds_left, view
 

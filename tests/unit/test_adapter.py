@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import MINILM
 from safetensors.torch import load_file
+from small_decoders import TEMPLATE, bytes_tokenizer, tiny_model
 from small_encoders import save_small_encoder
-from test_decoder import TEMPLATE, bytes_tokenizer, tiny_model
 
 from shared.config import load
 from shared.settings import BackboneSettings, PromptSettings

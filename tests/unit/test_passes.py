@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from test_decoder import TEXTS, decoder, folder, prepare, prompts  # noqa: F401 - folder is a fixture
+from small_decoders import TEXTS, decoder, prepare, prompts, save_small_decoder
 from torch import nn
 
 from trainer.backbones.passes import max_pass_positions, run_chunks
@@ -56,8 +56,8 @@ def test_without_gradients_nothing_is_computed_twice():
 
 
 @pytest.mark.parametrize("positions", [1, 60])
-def test_a_decoder_in_little_memory_gives_the_same(folder, positions):  # noqa: F811
-    model = decoder(folder("llama"))
+def test_a_decoder_in_little_memory_gives_the_same(tmp_path, positions):
+    model = decoder(save_small_decoder("llama", tmp_path))
     lanes, rows = prompts(model, 3, 5), prepare(model, *TEXTS)
     found = []
     for limit in (model._memory_positions, positions):

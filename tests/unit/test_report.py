@@ -7,7 +7,7 @@ import pytest
 from conftest import run_program
 from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import HOSTILE, event, make_run, summary, told
+from report_runs import HOSTILE, compared, event, make_run, summary, told
 
 from trainer.report.comparison import T95, arms, interval
 from trainer.report.facts import candidates, command, costs, tiles
@@ -135,15 +135,6 @@ def test_the_interval_is_students():
     assert found.mean == 3.0
     assert found.half == pytest.approx(2.776 * (2.5 / 5) ** 0.5)
     assert list(T95) == sorted(T95, reverse=True) and len(T95) == 30
-
-
-def compared(root, seeds=5):
-    for seed in range(1, seeds + 1):
-        for arm, policy in (("plain", "none"), ("llm", "trial")):
-            score = 0.6 + seed / 100 + (0.05 if arm == "llm" else 0)
-            restarts = {"policy": policy, "source": "bus"}
-            make_run(root / "demo" / f"{arm}-s{seed}", told(), summary(score=score), seed=seed, restarts=restarts)
-    return root
 
 
 def test_arms_are_compared_seed_by_seed(tmp_path):
