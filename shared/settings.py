@@ -93,6 +93,17 @@ class BackboneSettings(Section):
     family: Literal["dual_encoder", "encoder", "decoder"] = "dual_encoder"
     """Where the prompt goes: dual_encoder, into the class texts (sentence encoders, CLIP, SigLIP); encoder, before the
     text, with a trainable head; decoder, before the text, with label words as the answer."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the frozen weights. auto: bfloat16 on CUDA, else float32. Prompts and heads are always float32."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Implementation of attention, as transformers names them. auto: the model's default."""
+    device_map: Literal["auto"] | None = None
+    """auto: spread the model over all GPUs, and to the processor's memory where they are too small. Default: the whole
+    model on `device`."""
+    quantization: Literal["int8", "nf4"] | None = None
+    """Frozen weights in 8 or 4 bits, by bitsandbytes, which must be installed."""
+    checkpointing: bool = False
+    """Compute the activations inside each layer again for the backward pass: less memory, a third more time."""
     max_tokens: int = Field(128, gt=2)
     """Longest example, in tokens; longer ones are cut."""
     temperature: float | None = Field(None, gt=0)
@@ -143,6 +154,9 @@ class OptimizerSettings(Section):
     """Passes over the training rows at a learning rate of 1e-5 before lr."""
     batch_size: int = Field(32, gt=0)
     """Examples per step."""
+    micro_batch: int | None = Field(None, gt=0)
+    """encoder, decoder: most examples per pass through the model; the gradients of a step add up over its passes.
+    Default: as many as fit into memory."""
 
 
 class RestartSettings(Section):
@@ -317,6 +331,7 @@ EFFECTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("backbone.family", ("dual_encoder",), ("backbone.temperature", "backbone.label_position", "backbone.augment")),
     ("backbone.family", ("encoder",), ("backbone.pooling", "backbone.dropout")),
     ("backbone.family", ("decoder",), ("backbone.template",)),
+    ("backbone.family", ("encoder", "decoder"), ("optimizer.micro_batch",)),
     ("task.format", ("text",), ("task.text", "task.text2")),
     ("task.format", ("text", "image"), ("task.label",)),
     ("task.format", ("image",), ("task.image",)),

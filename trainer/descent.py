@@ -65,17 +65,23 @@ class Descent:
         torch.manual_seed(seed * ranks.count() + ranks.number())  # dropout repeats after a resume
         with self._signals.interruptible():
             zero_grad(lanes)
-            lane_losses = self._losses(lanes, indices, training=True)
-            backward(lane_losses)
-            values: list[float] = lane_losses.tolist()
+            values: list[float] = self._add_gradients(lanes, indices, training=True).tolist()
         return values
 
-    def _losses(self, lanes: list[Lane], indices: Tensor, training: bool = False) -> Tensor:
-        """This rank's part of the mean loss of each lane over the rows at `indices`, [lanes]."""
-        taken, weight = ranks.share(len(indices))
-        rows = indices[taken]
-        logits = self._backbone.logits(stack_lanes(lanes), self._train.inputs[rows], training)
-        return losses(logits, self._train.targets[rows]) * weight
+    def _add_gradients(self, lanes: list[Lane], indices: Tensor, weight: float = 1.0, training: bool = False) -> Tensor:
+        """This rank's part of the mean loss of each lane over the rows at `indices`, [lanes], times `weight`.
+
+        Its gradient is added to those of the lanes, a micro-batch at a time.
+        """
+        taken, part = ranks.share(len(indices))
+        own, total = indices[taken], torch.zeros(len(lanes), device=self._train.targets.device)
+        fitting = self._backbone.micro_batch(stack_lanes(lanes), self._train.inputs[own])
+        for rows in torch.split(own, self._settings.optimizer.micro_batch or fitting):
+            logits = self._backbone.logits(stack_lanes(lanes), self._train.inputs[rows], training)
+            lane_losses = losses(logits, self._train.targets[rows]) * (weight * part * len(rows) / len(own))
+            backward(lane_losses)
+            total += lane_losses.detach()
+        return total
 
     def probe_gradient(self) -> None:
         """The incumbent's gradient without a step, so that a digest of the start says where it points.
@@ -87,7 +93,7 @@ class Descent:
         with ranks.agreed(), self._signals.interruptible():
             zero_grad(lanes)
             for part in torch.split(rows, settings.optimizer.batch_size):
-                backward(self._losses(lanes, part) * (len(part) / len(rows)))
+                self._add_gradients(lanes, part, weight=len(part) / len(rows))
         _sum_over_ranks(lanes, [])
 
     @cached_property

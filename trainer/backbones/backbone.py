@@ -11,11 +11,6 @@ from trainer.backbones.vocabulary import Vocabulary
 from trainer.tasks.examples import Example
 
 
-def frozen_dtype(device: torch.device) -> torch.dtype:
-    """What frozen weights are kept in: bfloat16 takes half the memory and time on CUDA."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
 class EncodedExamples(Protocol):
     """Examples as one family reads them: vectors, token ids, images."""
 
@@ -41,6 +36,9 @@ class Backbone(Protocol):
 
     def lengths(self, rows: Any) -> Tensor | None:
         """Tokens of each example, [examples], where batches of similar length save work; else None."""
+
+    def micro_batch(self, stack: Stack, rows: Any) -> int:
+        """How many of `rows` go through one training pass in bounded memory without being computed twice."""
 
     def new_head(self, seed: int) -> dict[str, Tensor]:
         """Fresh trainable parameters other than the prompt, by name, fixed by the seed; empty where there are none."""

@@ -12,9 +12,9 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings
-from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, token_embeddings
+from trainer.backbones.model_options import freeze, load_options
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.tasks.examples import Example
 
@@ -34,12 +34,15 @@ class ClipTowers:
         Raises:
             UserError: model, tokenizer or image processor cannot be loaded, or do not fit each other.
         """
-        self.dtype = frozen_dtype(device)
-        model, tokenizer, self._processor = _load(name, settings, self.dtype)
-        self._model = model.to(device).eval().requires_grad_(False)
+        options = load_options(settings, device)
+        self.dtype = options["dtype"]
+        model, tokenizer, self._processor = _load(name, settings, options)
         self.config = model.config.text_config
         with refusing(settings, "is built unlike CLIP and SigLIP", "choose one of these"):
+            freeze(model, settings, device)
+            self._model = model
             self._lookup = model.text_model.get_input_embeddings()
+            self.device = self._lookup.weight.device
             self._is_siglip = model.config.model_type.startswith("siglip")
             self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, model.text_model))
             self.max_length = int(self.config.max_position_embeddings)
@@ -65,8 +68,8 @@ class ClipTowers:
         """
         if self._is_siglip:
             missing = self.max_length - embeds.shape[1]
-            embeds = torch.where(mask[..., None], embeds, self.vocabulary.embeddings[self._padding])
-            padding = self.vocabulary.embeddings[self._padding].expand(len(embeds), missing, -1)
+            embeds = torch.where(mask[..., None], embeds, self.vocabulary.vectors([self._padding]))
+            padding = self.vocabulary.vectors([self._padding]).expand(len(embeds), missing, -1)
             embeds = torch.cat([embeds, padding], dim=1)
         ids = torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
         ids[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1] = self.suffix_ids[-1]
@@ -108,7 +111,7 @@ def _read(example: Example) -> Image.Image:
         raise UserError(f"{what} cannot be read as an image: {reason}") from None
 
 
-def _load(name: str, settings: BackboneSettings, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+def _load(name: str, settings: BackboneSettings, options: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor."""
     what, hint = "cannot be loaded as CLIP", "copy the model again or choose another"
     load_model: Any = AutoModel.from_pretrained  # whose types leave out what output_loading_info adds
@@ -116,8 +119,8 @@ def _load(name: str, settings: BackboneSettings, dtype: torch.dtype) -> tuple[An
     with refusing(settings, f"{what}, its tokenizer", hint):
         tokenizer = AutoTokenizer.from_pretrained(name, **SAFE)
     with refusing(settings, f"{what}, its weights", hint):
-        options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, found = load_model(name, **options, **SAFE)
+        checks = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, found = load_model(name, **options, **checks, **SAFE)
     check_loaded(settings, found)
     with refusing(settings, f"{what}, its image processor (preprocessor_config.json)", hint):
         # Pillow resizes as CLIP's own preparation does, and needs no torchvision.

@@ -26,6 +26,9 @@ from trainer.tasks.examples import Example
 BATCH = 64
 """Examples encoded in one pass."""
 
+Masked = tuple[Tensor, Tensor]
+"""Vectors [..., tokens, dim] and their mask [..., tokens]."""
+
 
 @dataclass(frozen=True)
 class EmbeddedExamples:
@@ -57,16 +60,18 @@ class DualEncoder:
             UserError: no such model, prompts cannot drive it, or a label does not fit into it.
         """
         self.settings = settings
-        self.device = device
         self.num_contexts = len(labels) if prompt.per_class else 1
         self._towers = load_towers(settings, device)
+        self.device = self._towers.device
         if settings.augment and not self._towers.image_size:
             raise UserError("backbone.augment makes views of images, but the model is a sentence encoder; set it false")
         self.vocabulary = self._towers.vocabulary
         self._temperature = settings.temperature or self._towers.temperature
         self._encoded: dict[object, Tensor] = {}
         self._labels, self._label_mask = self._embed_labels(labels, prompt.num_tokens)
-        self._positions = max_pass_positions(self._towers.config, device, self._towers.dtype)
+        self._positions = max_pass_positions(
+            self._towers.config, self.device, self._towers.dtype, settings.checkpointing
+        )
         self._probe()
 
     @property
@@ -85,13 +90,13 @@ class DualEncoder:
         rows = [[*towers.prefix_ids, *prompt[:length], *towers.suffix_ids] for length in (3, 1)]
 
         def read(words: Tensor) -> Tensor:
-            before, after = (self.vocabulary.embeddings[ids] for ids in (towers.prefix_ids, towers.suffix_ids))
+            before, after = (self.vocabulary.vectors(ids) for ids in (towers.prefix_ids, towers.suffix_ids))
             texts = stack([torch.cat([before, words[:length], after]) for length in (3, 1)])
             return towers.encode_embeds(texts.prompts, texts.mask)
 
         with own_pass(self.settings):
             expected = torch.cat([towers.encode_ids(torch.tensor([row], device=self.device)) for row in rows])
-        probe(self.settings, self.vocabulary.embeddings[prompt], read, expected, towers.dtype)
+        probe(self.settings, self.vocabulary.vectors(prompt), read, expected, towers.dtype)
 
     def _embed_labels(self, labels: list[str], prompt_tokens: int) -> tuple[Tensor, Tensor]:
         """Label words [classes, longest, dim] and their mask [classes, longest]."""
@@ -103,7 +108,7 @@ class DualEncoder:
                     f"label {label!r} (task.labels) has {len(tokens)} tokens, but with prompt.num_tokens = "
                     f"{prompt_tokens} the model has room for {max(room, 0)}; shorten one of the two"
                 )
-        words = stack([self.vocabulary.embeddings[tokens.to(self.device)] for tokens in ids])
+        words = stack([self.vocabulary.vectors(tokens) for tokens in ids])
         return words.prompts, words.mask
 
     @torch.no_grad()
@@ -127,6 +132,10 @@ class DualEncoder:
     def lengths(self, rows: EmbeddedExamples) -> None:
         """None: every example is one vector."""
 
+    def micro_batch(self, stack: Stack, rows: EmbeddedExamples) -> int:  # noqa: ARG002
+        """All of them: what a step keeps grows with the classes, not with the rows."""
+        return len(rows)
+
     def new_head(self, seed: int) -> dict[str, Tensor]:  # noqa: ARG002 - every family has the same methods
         """Empty: only the prompt is trained."""
         return {}
@@ -148,40 +157,47 @@ class DualEncoder:
     def class_embeddings(self, stack: Stack) -> Tensor:
         """Unit vectors [lanes, classes, dim] of the class texts.
 
+        Memory is bounded: texts go through the tower in chunks, with those of other ranks left to them.
+        """
+        lanes, classes = len(stack.prompts), len(self._labels)
+        prompts = self._by_context(stack)
+        longest = prompts[0].shape[2] + self._labels.shape[1] + len(self._towers.prefix_ids + self._towers.suffix_ids)
+        own = torch.arange(lanes * classes, device=self.device)[ranks.share(lanes * classes)[0]]
+        chunks = torch.split(own, max(1, self._positions // longest))
+        vectors = run_chunks(lambda texts: self._towers.encode_embeds(*self._lay_out(prompts, texts)), chunks)
+        return ranks.gather(torch.cat(vectors), lanes * classes).view(lanes, classes, -1)
+
+    def _lay_out(self, prompts: Masked, texts: Tensor) -> Masked:
+        """Input embeddings of the class texts numbered lane * classes + class, [texts, tokens, dim].
+
         Unused positions are masked and moved to the end, as a tokenizer pads, so a prompt of
         words gives the vector that tokenizer and encoder give for the same text.
         """
-        lanes, classes = len(stack.prompts), len(self._labels)
-        pieces = [(part.flatten(0, 1), mask.flatten(0, 1)) for part, mask in self._pieces(stack)]
+        pieces = list(self._pieces(prompts, texts))
         embeds = torch.cat([part for part, _ in pieces], dim=1)
         mask = torch.cat([mask for _, mask in pieces], dim=1)
         order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
         embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
-        mask = mask.gather(1, order)
-        own = ranks.share(len(embeds))[0]
-        embeds, mask = embeds[own], mask[own]
-        size = max(1, self._positions // mask.shape[1])
-        chunks = list(zip(torch.split(embeds, size), torch.split(mask, size), strict=True))
-        vectors = run_chunks(lambda chunk: self._towers.encode_embeds(*chunk), chunks)
-        return ranks.gather(torch.cat(vectors), lanes * classes).view(lanes, classes, -1)
+        return embeds, mask.gather(1, order)
 
-    def _pieces(self, stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
-        """The parts of every class text, each [lanes, classes, tokens, dim] with its mask."""
-        lanes, classes = len(stack.prompts), len(self._labels)
-        prompts, mask = (part.expand(lanes, classes, *part.shape[2:]) for part in self._by_context(stack))
-        label = self._labels.expand(lanes, -1, -1, -1), self._label_mask.expand(lanes, -1, -1)
-        yield self._constant(self._towers.prefix_ids, lanes)
+    def _pieces(self, prompts: Masked, texts: Tensor) -> Iterator[Masked]:
+        """The parts of class texts, each [texts, tokens, dim] with its mask."""
+        lane, label = texts // len(self._labels), texts % len(self._labels)
+        context = label if self.num_contexts > 1 else torch.zeros_like(label)
+        prompt, mask = (part[lane, context] for part in prompts)
+        words = self._labels[label], self._label_mask[label]
+        yield self._constant(self._towers.prefix_ids, len(texts))
         match self.settings.label_position:
             case "end":
-                yield from ((prompts, mask), label)
+                yield from ((prompt, mask), words)
             case "front":
-                yield from (label, (prompts, mask))
+                yield from (words, (prompt, mask))
             case "middle":
                 front = mask & (mask.cumsum(-1) <= mask.sum(-1, keepdim=True) // 2)  # each lane's own half
-                yield from ((prompts, front), label, (prompts, mask & ~front))
-        yield self._constant(self._towers.suffix_ids, lanes)
+                yield from ((prompt, front), words, (prompt, mask & ~front))
+        yield self._constant(self._towers.suffix_ids, len(texts))
 
-    def _by_context(self, stack: Stack) -> tuple[Tensor, Tensor]:
+    def _by_context(self, stack: Stack) -> Masked:
         """Prompts [lanes, contexts, longest, dim] and their mask; a lane is its contexts joined."""
         tokens = stack.mask.sum(1) // self.num_contexts
         place = torch.arange(int(tokens.max()), device=self.device)
@@ -191,9 +207,9 @@ class DualEncoder:
         lane = torch.arange(len(rows), device=self.device)[:, None, None]
         return stack.prompts[lane, rows], mask
 
-    def _constant(self, ids: list[int], lanes: int) -> tuple[Tensor, Tensor]:
+    def _constant(self, ids: list[int], texts: int) -> Masked:
         """Tokens that are the same in every class text."""
-        vectors = self.vocabulary.embeddings[ids].expand(lanes, len(self._labels), -1, -1)
+        vectors = self.vocabulary.vectors(ids).expand(texts, -1, -1)
         return vectors, torch.ones(vectors.shape[:-1], dtype=torch.bool, device=self.device)
 
 
