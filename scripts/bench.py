@@ -3,6 +3,8 @@
 scripts/bench overlap       does a slow LLM slow the training down?
 scripts/bench busy          how fast is a run while other processes keep cores busy?
 scripts/bench page          do viewers of the live page slow the training down?
+scripts/bench ranks         how fast are two ranks?
+scripts/bench scale         time and memory of a step as classes, lanes, tokens, rows and candidates grow
 scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
 """
 
@@ -177,10 +179,26 @@ def page(options: argparse.Namespace) -> None:
     page_bench.page(options)
 
 
+def ranks(options: argparse.Namespace) -> None:
+    """Lane-steps per second of one process and of two ranks."""
+    import ranks_bench
+
+    ranks_bench.ranks(options)
+
+
+def scale(options: argparse.Namespace) -> None:
+    """Time and peak memory of a step as its sizes grow."""
+    import scale_bench
+
+    scale_bench.scale(options)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "overlap": overlap,
     "busy": busy,
     "page": page,
+    "ranks": ranks,
+    "scale": scale,
     "step": step,
 }
 
@@ -196,17 +214,25 @@ def main() -> int:
     command.add_argument("--seconds", type=float, default=14.0, help="length of a window without a proposer")
     command.add_argument("--pairs", type=int, default=3, help="windows with a proposer")
     command.add_argument("--settle", type=float, default=1.5, help="seconds left out after each change")
-    given = commands.add_parser("busy", help="how fast is a run while other processes keep cores busy?")
-    given.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
-    given.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
-    given.add_argument("--rounds", type=int, default=3, help="windows with each number")
-    given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
-    told = commands.add_parser("page", help="do viewers of the live page slow the training down?")
-    told.add_argument("--viewers", type=int, default=5, help="viewers at once")
-    told.add_argument("--seconds", type=float, default=4.0, help="length of a window")
-    told.add_argument("--pairs", type=int, default=15, help="windows with viewers")
-    told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
-    told.add_argument(
+    command = commands.add_parser("busy", help="how fast is a run while other processes keep cores busy?")
+    command.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
+    command.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
+    command.add_argument("--rounds", type=int, default=3, help="windows with each number")
+    command.add_argument("--seconds", type=float, default=6.0, help="length of a window")
+    command = commands.add_parser("page", help="do viewers of the live page slow the training down?")
+    command.add_argument("--viewers", type=int, default=5, help="viewers at once")
+    command.add_argument("--seconds", type=float, default=4.0, help="length of a window")
+    command.add_argument("--pairs", type=int, default=15, help="windows with viewers")
+    command = commands.add_parser("ranks", help="how fast are two ranks?")
+    command.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
+    command.add_argument("--seconds", type=float, default=8.0, help="length of a window")
+    command.add_argument("--rounds", type=int, default=4, help="windows of each")
+    command = commands.add_parser("scale", help="time and memory of a step as its sizes grow")
+    command.add_argument("--sizes", help='JSON of the sizes of one line, for example {"classes": 1000, "lanes": 4}')
+    command.add_argument("--target", action="store_true", help="also 1,000 classes, 4 lanes of 16 tokens; minutes")
+    command.add_argument("--threads", type=int, default=2, help="threads of the processor")
+    command = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
+    command.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
     command.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")

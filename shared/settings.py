@@ -114,6 +114,11 @@ class BackboneSettings(Section):
     augment: bool = False
     """dual_encoder with images: train on random crops and mirror images, as CoOp does. Otherwise images are encoded
     once."""
+    num_workers: int = Field(2, ge=0)
+    """dual_encoder with augment: processes that read and crop images ahead of training. 0: the trainer does."""
+    features: str | None = "~/.cache/tandem"
+    """dual_encoder: folder that keeps the vectors of encoded images for later runs with the same model and files; null:
+    encode them in each run."""
     pooling: Literal["prompt", "text"] = "prompt"
     """encoder: the position that the head reads, the prompt's first (as PEFT pools) or the text's first token."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -329,6 +334,7 @@ ALTERNATIVES = (
 
 EFFECTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("backbone.family", ("dual_encoder",), ("backbone.temperature", "backbone.label_position", "backbone.augment")),
+    ("backbone.family", ("dual_encoder",), ("backbone.num_workers", "backbone.features")),
     ("backbone.family", ("encoder",), ("backbone.pooling", "backbone.dropout")),
     ("backbone.family", ("decoder",), ("backbone.template",)),
     ("backbone.family", ("encoder", "decoder"), ("optimizer.micro_batch",)),

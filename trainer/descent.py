@@ -1,14 +1,17 @@
 """Gradient descent: from a batch to an optimizer step of every lane."""
 
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import count
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from shared.settings import Settings
 from trainer import ranks
-from trainer.backbones.backbone import Backbone
+from trainer.backbones.backbone import Augments, Backbone
 from trainer.evaluator import Diverged
 from trainer.memory import in_passes
 from trainer.runs.signals import StopSignals
@@ -33,6 +36,8 @@ class Descent:
         self._train = train
         self._state = state
         self._signals = signals
+        self._seen: tuple[int, Any] | None = None
+        """The last iteration that saw views, and the examples that it saw."""
 
     def step(self, lanes: list[Lane]) -> list[float]:
         """One step of `lanes`, the incumbent first, all on the same batch.
@@ -43,10 +48,8 @@ class Descent:
         Raises:
             Diverged: the incumbent's loss is not finite.
         """
-        state, settings, train = self._state, self._settings, self._train
-        indices = batch_indices(
-            state.iterations, settings.optimizer.batch_size, len(train.targets), settings.seed, train.lengths
-        )
+        state, settings = self._state, self._settings
+        indices = self._indices(state.iterations)
         values = _sum_over_ranks(lanes, in_passes(state, lanes, lambda part: self._forward_backward(part, indices)))
         if not isfinite(values[0]):
             raise Diverged(
@@ -74,14 +77,45 @@ class Descent:
         Its gradient is added to those of the lanes, a micro-batch at a time.
         """
         taken, part = ranks.share(len(indices))
-        own, total = indices[taken], torch.zeros(len(lanes), device=self._train.targets.device)
-        fitting = self._backbone.micro_batch(stack_lanes(lanes), self._train.inputs[own])
-        for rows in torch.split(own, self._settings.optimizer.micro_batch or fitting):
-            logits = self._backbone.logits(stack_lanes(lanes), self._train.inputs[rows], training)
-            lane_losses = losses(logits, self._train.targets[rows]) * (weight * part * len(rows) / len(own))
+        own = indices[taken]
+        inputs, targets = (
+            self._views() if training and self._stream else self._train.inputs[own],
+            self._train.targets[own],
+        )
+        total = torch.zeros(len(lanes), device=targets.device)
+        size = self._settings.optimizer.micro_batch or self._backbone.micro_batch(stack_lanes(lanes), inputs)
+        for rows in torch.split(torch.arange(len(own)), size):
+            logits = self._backbone.logits(
+                stack_lanes(lanes), inputs if len(rows) == len(own) else inputs[rows], training
+            )
+            lane_losses = losses(logits, targets[rows]) * (weight * part * len(rows) / len(own))
             backward(lane_losses)
             total += lane_losses.detach()
         return total
+
+    @cached_property
+    def _stream(self) -> Iterator[Any] | None:
+        """The views of this rank's rows from this iteration on; None where training sees the examples themselves."""
+        if not isinstance(self._backbone, Augments):
+            return None
+        return self._backbone.views(self._train.inputs, self._batches(self._state.iterations), self._settings.seed)
+
+    def _batches(self, iteration: int) -> Iterator[tuple[int, Tensor]]:
+        """This rank's rows in each iteration from `iteration` on."""
+        for number in count(iteration):
+            indices = self._indices(number)
+            yield number, indices[ranks.share(len(indices))[0]]
+
+    def _views(self) -> Any:
+        """The views of this iteration, which a pass that is repeated sees again."""
+        assert self._stream is not None
+        if self._seen is None or self._seen[0] != self._state.iterations:
+            self._seen = self._state.iterations, next(self._stream)
+        return self._seen[1]
+
+    def _indices(self, iteration: int) -> Tensor:
+        settings, train = self._settings, self._train
+        return batch_indices(iteration, settings.optimizer.batch_size, len(train.targets), settings.seed, train.lengths)
 
     def probe_gradient(self) -> None:
         """The incumbent's gradient without a step, so that a digest of the start says where it points.

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,15 +21,6 @@ SETTINGS = {
     "TANDEM_RESTARTS__MODE": "sync",
     "TANDEM_RESTARTS__MAX_CHALLENGERS": "2",
 }
-TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "trainer")
-ACCELERATE = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "trainer")
-
-
-def launch(home, launcher, *arguments):
-    """Two ranks; `clear` of a launcher alone would leave them behind."""
-    program = str(Path(sys.executable).with_name(launcher[0]))
-    return home.start(program, *launcher[1:], *arguments, TOKENIZERS_PARALLELISM="false")
 
 
 def best(home, name):
@@ -40,17 +30,6 @@ def best(home, name):
 def events(home, name, kind):
     lines = (home.runs / name / "history.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["kind"] == kind]
-
-
-def children(process):
-    """The ranks that a launcher started."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == process.process.pid:
-                found.append(int(stat.parent.name))
-    return sorted(found)
 
 
 def rank_of(pid):
@@ -69,9 +48,9 @@ def test_two_ranks_find_what_one_process_finds_and_a_replay_on_two_is_the_same_b
     with Household(tmp_path, **SMALL, **SETTINGS) as home:
         alone = home.trainer("--name", "alone")
         assert alone.wait() == 0, alone.text
-        both = launch(home, TORCHRUN, "--name", "both")
+        both = home.ranks(2, "--name", "both")
         assert both.wait() == 0, both.text
-        replayed = launch(home, ACCELERATE, "--replay", str(home.runs / "both"), "--name", "replayed")
+        replayed = home.ranks(2, "--replay", str(home.runs / "both"), "--name", "replayed", launcher="accelerate")
         assert replayed.wait() == 0, replayed.text
 
         torch.testing.assert_close(best(home, "both"), best(home, "alone"), atol=1e-5, rtol=0)
@@ -97,7 +76,7 @@ def test_ranks_stop_together_and_a_run_that_lost_one_continues_on_another_number
         "TANDEM_RESTARTS__REQUEST_EVERY": "1000",
     }
     with Household(tmp_path, **{**SMALL, **SETTINGS, **encoder}) as home:
-        ranks = launch(home, TORCHRUN, "--name", "cut")
+        ranks = home.ranks(2, "--name", "cut")
         ranks.wait_for(r"step 300/")
         ranks.send(signal.SIGTERM)
         ranks.wait()
@@ -105,11 +84,11 @@ def test_ranks_stop_together_and_a_run_that_lost_one_continues_on_another_number
         (stopped,) = events(home, "cut", "stopped")
         assert stopped["reason"] == "SIGTERM" and stopped["step"] == events(home, "cut", "step")[-1]["step"] < 20000
 
-        ranks = launch(home, TORCHRUN, "--resume", str(home.runs / "cut"))
+        ranks = home.ranks(2, "--resume", str(home.runs / "cut"))
         until(lambda: events(home, "cut", "step")[-1]["step"] > stopped["step"] + 500, "steps after the resume")
         (resumed,) = events(home, "cut", "resumed")
         assert resumed["step"] == stopped["step"]
-        pids = children(ranks)
+        pids = ranks.children()
         (second,) = [pid for pid in pids if rank_of(pid) == 1]
         os.kill(second, signal.SIGKILL)
         ranks.wait()

@@ -1,6 +1,6 @@
 """The interface of a frozen model to the training loop, the same for every family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -48,6 +48,14 @@ class Backbone(Protocol):
 
         Randomness comes from torch's global generator, which the loop seeds before each step.
         """
+
+
+@runtime_checkable
+class Augments(Protocol):
+    """A backbone that may train on random views of its examples."""
+
+    def views(self, rows: Any, batches: Iterator[tuple[int, Tensor]], seed: int) -> Iterator[Any] | None:
+        """The encoded examples of each batch, given by iteration and rows; None where it trains on the examples."""
 
 
 @runtime_checkable

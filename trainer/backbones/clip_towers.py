@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings
+from trainer.backbones.features import identify
 from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, token_embeddings
 from trainer.backbones.model_options import freeze, load_options
@@ -35,7 +36,7 @@ class ClipTowers:
             UserError: model, tokenizer or image processor cannot be loaded, or do not fit each other.
         """
         options = load_options(settings, device)
-        self.dtype = options["dtype"]
+        self.dtype: torch.dtype = options["dtype"]
         model, tokenizer, self._processor = _load(name, settings, options)
         self.config = model.config.text_config
         with refusing(settings, "is built unlike CLIP and SigLIP", "choose one of these"):
@@ -59,6 +60,8 @@ class ClipTowers:
         full_stop = [] if self._is_siglip else self.vocabulary.encode(".", 1).tolist()
         self.suffix_ids = [*full_stop, tokenizer.eos_token_id]
         self._padding: int = tokenizer.pad_token_id
+        commit = getattr(model.config, "_commit_hash", None)
+        self.identity = f"{identify(name, commit)}\n{self.dtype} {settings.quantization}"
 
     def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end.
@@ -89,16 +92,29 @@ class ClipTowers:
     def read(self, examples: list[Example]) -> list[Image.Image]:
         """The images of the examples, in RGB."""
         with ThreadPoolExecutor() as readers:  # Pillow decodes without holding Python's lock
-            return list(readers.map(_read, examples))
+            return list(readers.map(read_image, examples))
 
     def encode(self, inputs: list[Image.Image]) -> Tensor:
         """Unit vectors [images, dim]."""
-        pixels = self._processor(images=inputs, return_tensors="pt")["pixel_values"]
+        return self.encode_pixels(self.to_pixels(inputs))
+
+    def to_pixels(self, images: list[Image.Image]) -> Tensor:
+        """Images as the model reads them, [images, channels, side, side]."""
+        pixels: Tensor = self._processor(images=images, return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Unit vectors [images, dim]."""
         pixels = pixels.to(self._model.device, self._model.dtype)
         return normalize(self._model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
 
 
-def _read(example: Example) -> Image.Image:
+def read_image(example: Example) -> Image.Image:
+    """The image of an example, in RGB.
+
+    Raises:
+        UserError: it has none, or it cannot be read.
+    """
     image = example.image
     if image is None:
         raise UserError("the model reads images, but the task has texts: set task.format to image, or choose a model")

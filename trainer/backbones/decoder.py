@@ -65,8 +65,9 @@ class Decoder:
         options = load_options(settings, device)
         dtype = options["dtype"]
         tokenizer, self._model = _load(settings, options)
-        self.device = freeze(self._model, settings, device)
+        freeze(self._model, settings, device)
         self._embed = self._model.get_input_embeddings()
+        self.device = self._embed.weight.device
         self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, self._model))
         check_tokenizer(settings, tokenizer, self.vocabulary, allow_special=True)
         self._template = Template(settings.template, tokenizer, len(self.vocabulary.embeddings))

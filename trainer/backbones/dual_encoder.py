@@ -7,6 +7,8 @@ the model is CLIP or SigLIP, and texts where it is a sentence encoder.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,11 +17,14 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer import ranks
 from trainer.backbones.augment import random_views
+from trainer.backbones.clip_towers import ClipTowers, read_image
+from trainer.backbones.features import Features
 from trainer.backbones.labels import encode_labels
 from trainer.backbones.passes import max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.stack import Stack, stack
 from trainer.backbones.towers import load_towers
+from trainer.backbones.views import Views
 from trainer.progress import track
 from trainer.tasks.examples import Example
 
@@ -32,20 +37,23 @@ Masked = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class EmbeddedExamples:
-    """Examples and their unit vectors [examples, dim]."""
+    """Examples and their unit vectors [examples, dim]; of random views the vectors alone."""
 
     examples: list[Example]
     vectors: Tensor
 
     def __len__(self) -> int:
         """How many examples."""
-        return len(self.examples)
+        return len(self.vectors)
 
-    def __getitem__(self, rows: Tensor) -> "EmbeddedExamples":
+    def __getitem__(self, rows: Tensor) -> Self:
         """The examples at `rows`, int64 [n]."""
-        return EmbeddedExamples(
-            [self.examples[row] for row in rows.tolist()], self.vectors[rows.to(self.vectors.device)]
-        )
+        examples = [self.examples[row] for row in rows.tolist()] if self.examples else []
+        return type(self)(examples, self.vectors[rows.to(self.vectors.device)])
+
+
+class AugmentedExamples(EmbeddedExamples):
+    """Examples with the vectors of random views."""
 
 
 class DualEncoder:
@@ -68,6 +76,9 @@ class DualEncoder:
         self.vocabulary = self._towers.vocabulary
         self._temperature = settings.temperature or self._towers.temperature
         self._encoded: dict[object, Tensor] = {}
+        self._features: Features | None = None
+        if settings.features and isinstance(self._towers, ClipTowers):
+            self._features = Features(Path(settings.features).expanduser(), self._towers.identity)
         self._labels, self._label_mask = self._embed_labels(labels, prompt.num_tokens)
         self._positions = max_pass_positions(
             self._towers.config, self.device, self._towers.dtype, settings.checkpointing
@@ -122,12 +133,45 @@ class DualEncoder:
         own = missing[ranks.share(len(missing))[0]]
         vectors = []
         for start in track(range(0, len(own), BATCH), f"encoding {what}"):
-            vectors.append(self._towers.encode(self._towers.read(own[start : start + BATCH])))
+            vectors.append(self._encode(own[start : start + BATCH]))
             beat()
         if vectors:
             whole = ranks.gather(torch.cat(vectors), len(missing))
             self._encoded.update((example.key, vector) for example, vector in zip(missing, whole, strict=True))
         return EmbeddedExamples(examples, torch.stack([self._encoded[example.key] for example in examples]))
+
+    def _encode(self, examples: list[Example]) -> Tensor:
+        """Unit vectors [examples, dim], those of images from disk where an earlier run left them there."""
+        images = [example.image for example in examples if example.image is not None]
+        if self._features is None or len(images) < len(examples):
+            return self._towers.encode(self._towers.read(examples))
+        found = self._features.find(images)
+        fresh = [example for example in examples if example.image not in found]
+        if fresh:
+            vectors = self._towers.encode(self._towers.read(fresh))
+            encoded = {one.image: vector for one, vector in zip(fresh, vectors, strict=True) if one.image is not None}
+            self._features.keep(encoded)
+            found |= encoded
+        return torch.stack([found[image].to(self.device) for image in images])
+
+    def views(
+        self, rows: EmbeddedExamples, batches: Iterator[tuple[int, Tensor]], seed: int
+    ) -> Iterator[EmbeddedExamples] | None:
+        """The training examples of each batch, given by iteration and rows, seen in random views.
+
+        A view depends on seed, iteration and row alone. None without backbone.augment.
+        """
+        if not self.settings.augment or not isinstance(self._towers, ClipTowers):
+            return None
+        towers = self._towers
+        made = Views(rows.examples, read_image, towers.to_pixels, towers.image_size, seed)
+        encoded = map(self._encode_pixels, made.batches(batches, self.settings.num_workers))
+        return (AugmentedExamples([], vectors) for vectors in encoded)
+
+    @torch.no_grad()
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        assert isinstance(self._towers, ClipTowers)
+        return torch.cat([self._towers.encode_pixels(part) for part in torch.split(pixels, BATCH)])
 
     def lengths(self, rows: EmbeddedExamples) -> None:
         """None: every example is one vector."""
@@ -142,7 +186,8 @@ class DualEncoder:
 
     def logits(self, stack: Stack, rows: EmbeddedExamples, training: bool = False) -> Tensor:
         """Class scores [lanes, examples, classes]; with backbone.augment, those of random views while `training`."""
-        seen = self._views(rows) if training and self.settings.augment else rows
+        is_plain = not isinstance(rows, AugmentedExamples)
+        seen = self._views(rows) if training and self.settings.augment and is_plain else rows
         return self.classify(self.class_embeddings(stack), seen)
 
     def classify(self, class_embeddings: Tensor, rows: EmbeddedExamples) -> Tensor:

@@ -83,7 +83,8 @@ class Encoder:
         options = load_options(settings, device)
         dtype = options["dtype"]
         model: Any = load_classifier(settings, self._outputs, options)
-        self.device = freeze(model, settings, device)
+        freeze(model, settings, device)
+        self.device = model.get_input_embeddings().weight.device
         self._max_tokens = max_text_tokens(model, self._tokenizer, settings, prompt)
         self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(settings, model))
         check_tokenizer(settings, self._tokenizer, self.vocabulary)

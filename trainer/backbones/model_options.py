@@ -50,12 +50,8 @@ def load_options(settings: BackboneSettings, device: torch.device) -> dict[str, 
     return options
 
 
-def freeze(model: Any, settings: BackboneSettings, device: torch.device) -> torch.device:
-    """Put a loaded model in evaluation mode without gradients, on `device` unless it was placed by a map.
-
-    Returns:
-        Where it reads its inputs.
-    """
+def freeze(model: Any, settings: BackboneSettings, device: torch.device) -> None:
+    """Put a loaded model in evaluation mode without gradients, on `device` unless it was placed by a map."""
     if not (settings.device_map or settings.quantization):
         model.to(device)
     model.eval().requires_grad_(False)
@@ -63,8 +59,6 @@ def freeze(model: Any, settings: BackboneSettings, device: torch.device) -> torc
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.forward = partial(_run_again, layer.forward)
-    place: torch.device = model.get_input_embeddings().weight.device
-    return place
 
 
 def _run_again(layer: Any, *inputs: Any, **options: Any) -> Tensor:

@@ -40,7 +40,8 @@ class SentenceTowers:
         self._normalizes = isinstance(self._model[-1], Normalize) and self._model.truncate_dim is None
         self.config = self._model[0].auto_model.config
         self.dtype = frozen_dtype(settings, device)
-        self.device = freeze(self._model[0].auto_model, settings, device)
+        freeze(self._model[0].auto_model, settings, device)
+        self.device = self._model[0].auto_model.get_input_embeddings().weight.device
         self._tokenizer = self._model.tokenizer
         setup = []
         if self._tokenizer.pad_token is None:
