@@ -116,9 +116,9 @@ class BackboneSettings(Section):
     once."""
     num_workers: int = Field(2, ge=0)
     """dual_encoder with augment: processes that read and crop images ahead of training. 0: the trainer does."""
-    features: str | None = "~/.cache/tandem"
-    """dual_encoder: folder that keeps the vectors of encoded images for later runs with the same model and files; null:
-    encode them in each run."""
+    features: str | None = "auto"
+    """dual_encoder: folder that keeps the vectors of encoded images for later runs with the same model and files. auto:
+    tandem in the user's cache folder; null: encode them in each run."""
     pooling: Literal["prompt", "text"] = "prompt"
     """encoder: the position that the head reads, the prompt's first (as PEFT pools) or the text's first token."""
     dropout: float = Field(0.0, ge=0, lt=1)

@@ -7,7 +7,6 @@ the model is CLIP or SigLIP, and texts where it is a sentence encoder.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -18,7 +17,7 @@ from shared.settings import BackboneSettings, PromptSettings
 from trainer import ranks
 from trainer.backbones.augment import random_views
 from trainer.backbones.clip_towers import ClipTowers, read_image
-from trainer.backbones.features import Features
+from trainer.backbones.features import Features, cache_folder
 from trainer.backbones.labels import encode_labels
 from trainer.backbones.passes import max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
@@ -78,7 +77,7 @@ class DualEncoder:
         self._encoded: dict[object, Tensor] = {}
         self._features: Features | None = None
         if settings.features and isinstance(self._towers, ClipTowers):
-            self._features = Features(Path(settings.features).expanduser(), self._towers.identity)
+            self._features = Features(cache_folder(settings.features), self._towers.identity)
         self._labels, self._label_mask = self._embed_labels(labels, prompt.num_tokens)
         self._positions = max_pass_positions(
             self._towers.config, self.device, self._towers.dtype, settings.checkpointing

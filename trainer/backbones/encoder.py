@@ -101,7 +101,7 @@ class Encoder:
             own = texts if settings.pooling == "text" else [*texts, *(torch.cat([words, ids]) for ids in texts)]
             expected = torch.cat([model(input_ids=ids[None].to(self.device)).logits for ids in own])
             self._read = ReadLayer.cut_from(self._body)
-            self._head = cut_head(model)
+            self._head = cut_head(model).float()  # trained as float32
             self._train(False)
         probe(
             settings, self.vocabulary.vectors(words), lambda prompt: self._probe_scores(prompt, texts), expected, dtype

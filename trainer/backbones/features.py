@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+import os
 import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,10 @@ class Features:
 
     def find(self, images: Iterable[Path | bytes]) -> dict[Path | bytes, Tensor]:
         """The vectors [dim] of those of `images` that are known."""
-        keys = {_key(image): image for image in images} if self._table else {}
+        keys: dict[bytes, Path | bytes] = {}
+        for image in images if self._table else ():
+            with suppress(OSError):  # whoever reads the file says what is wrong with it
+                keys[_key(image)] = image
         found: dict[Path | bytes, Tensor] = {}
         wanted = list(keys)
         for start in range(0, len(wanted), AT_ONCE):
@@ -63,6 +68,13 @@ class Features:
     def _fail(self, error: Exception) -> None:
         log.warning("%s: cannot be used (%s); images are encoded again", self._path, first_line(error))
         self._table = None
+
+
+def cache_folder(setting: str) -> Path:
+    """The folder that `backbone.features` names."""
+    if setting == "auto":
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tandem"
+    return Path(setting).expanduser()
 
 
 def identify(name: str, commit: str | None) -> str:
