@@ -123,6 +123,7 @@ def follow(hooks: Hooks | None = None) -> "RunResult":
         Stopped: SIGTERM or Ctrl-C.
     """
     hooks = hooks or Hooks()
+    path = Path("RUN")
     with (
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(nowhere),
@@ -132,13 +133,15 @@ def follow(hooks: Hooks | None = None) -> "RunResult":
     ):
         try:
             ranks.join()
-            settings, files = ranks.broadcast((Settings(), dict[str, bytes]()))
+            settings, files, path = ranks.broadcast((Settings(), dict[str, bytes](), Path()))
             directory = RunDirectory.unpack(Path(folder), files)
             from trainer.execution import tune_and_test
 
             hooks = Hooks(load=hooks.load, signals=hooks.signals)
             metrics, life = TrainerMetrics(recipe=settings.recipe, run=directory.name), health.Health(0)
             return tune_and_test(directory, settings, None, None, hooks, metrics, life)
+        except ranks.LostRank as error:
+            raise error.continued(path) from error
         finally:
             ranks.leave()
 
@@ -154,7 +157,7 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
         bus = None if record else open_bus(settings, directory.id)
         with hooks.signals.installed():
             ranks.join()
-            ranks.broadcast((settings, directory.pack()))
+            ranks.broadcast((settings, directory.pack(), directory.path))
             with _trackers(settings, directory):
                 # here, since it loads torch and proposers can connect meanwhile
                 from trainer.execution import tune_and_test
@@ -164,9 +167,8 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
         log.info(hooks.signals.farewell)
         raise
     except ranks.LostRank as error:
-        error.args = (f"{error}; continue with: python -m trainer --resume {directory.path}",)
-        hooks.signals.farewell = str(error)  # the launcher's signal may come before the error is reported
-        raise
+        hooks.signals.ending = True  # the launcher's signal comes while the run is closed
+        raise error.continued(directory.path) from error
     except UserError:
         if not directory.has_checkpoint:
             directory.discard()  # bad data, a bad model or a port in use: nothing was trained

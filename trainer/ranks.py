@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.errors import UserError, first_line
@@ -32,10 +33,14 @@ T = TypeVar("T")
 class LostRank(UserError):
     """Another rank ended or does not answer."""
 
-    @property
-    def is_mine_to_report(self) -> bool:
-        """True on one of the ranks that notice."""
-        return _group is None or _group.claims("lost")
+    def __init__(self, text: str, is_mine_to_report: bool = True) -> None:
+        """`is_mine_to_report` is true on one of the ranks that notice."""
+        super().__init__(text)
+        self.is_mine_to_report = is_mine_to_report
+
+    def continued(self, run: Path) -> "LostRank":
+        """The same with how to go on with the run in the directory `run`."""
+        return LostRank(f"{self}; continue with: python -m trainer --resume {run}", self.is_mine_to_report)
 
 
 @dataclass
@@ -251,7 +256,8 @@ def _exchange(agrees: bool = True) -> Iterator[Any]:
         if hasattr(error, "agreed"):
             raise
         minutes = TIMEOUT.total_seconds() / 60
-        raise LostRank(f"another rank ended, or did not answer for {minutes:g} minutes ({first_line(error)})") from None
+        is_first = _group.claims("lost")
+        raise LostRank(f"another rank ended, or did not answer for {minutes:g} minutes", is_first) from error
     finally:
         _group.exchanging = around
 

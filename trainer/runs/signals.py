@@ -26,6 +26,8 @@ class StopSignals:
         """The signal that came."""
         self.farewell = ""
         """What to say to the user when the process is stopped."""
+        self.ending = False
+        """Whether the run has failed and closes its files, which a signal must not break off."""
         self._leave = leave
         self._deferred = False
         self._interruptible = False
@@ -50,7 +52,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
         again, self.stopping, self.number = self.stopping, True, number
-        if self._deferred or again or ranks.is_exchanging():
+        if self.ending or self._deferred or again or ranks.is_exchanging():
             return
         if self._leave is not None and not self._interruptible:
             self._leave(self)
