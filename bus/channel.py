@@ -7,11 +7,12 @@ The contract:
   says that no answer will come. A request is done when it is settled; after a `LeaseEnded` it can be made again.
 - A channel that continues a recorded run ends the leases of the process before it: the first `poll` returns a
   `LeaseEnded` for each.
+- While `news` is empty, neither `poll` nor `can_lease` says anything new: a turn of the loop costs one look at it.
 - `poll`, `can_lease` and `counts` take microseconds. `wait` is the only call that sleeps.
 - All calls come from one thread.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -56,14 +57,24 @@ class Counts:
     """Messages that were rejected, by reason; never decreases."""
 
 
+ALWAYS = ("look",)
+"""`Channel.news` of a channel whose `poll` and `can_lease` are to be called in every iteration."""
+
+
 class Channel(Protocol):
     """The trainer's side of the bus."""
 
+    @property
+    def news(self) -> Sized:
+        """Not empty if there may be events, or a proposer became free, since the last `poll`. Always the same object:
+        the loop keeps it, because after a step even a call that does nothing takes microseconds.
+        """
+
     def poll(self) -> list[Event]:
-        """The events since the last call, oldest first. Called every iteration; never waits."""
+        """The events since the last call, oldest first; never waits."""
 
     def can_lease(self) -> bool:
-        """Whether a proposer is free, so that building a digest is worth its cost. Called every iteration."""
+        """Whether a proposer is free, so that building a digest is worth its cost."""
 
     def lease(self, digest: Digest, proposals: int) -> list[Lease]:
         """Lease `digest` up to `proposals` times, spread over the proposers that are free.

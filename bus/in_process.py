@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import inf
 
-from bus.channel import Answer, Counts, Event, LeaseEnded
+from bus.channel import ALWAYS, Answer, Counts, Event, LeaseEnded
 from bus.leases import Lease, Leases
 from bus.messages import Digest, Outcomes, Proposal, Usage
 
@@ -18,6 +18,9 @@ class InProcessChannel:
         model: the name of the proposer in proposals.
         hear: called with every outcome.
     """
+
+    news = ALWAYS
+    """See `bus.channel.Channel`."""
 
     def __init__(
         self,

@@ -74,7 +74,8 @@ class RecordingChannel:
         entries = list(read(path))
         self._sequence = len(entries)
         self._unreported: list[Event] = _void(entries)
-        self.can_lease = channel.can_lease  # without a detour: it is called every iteration
+        self.news = channel.news
+        """See `bus.channel.Channel`."""
 
     def poll(self) -> list[Event]:
         """See `bus.channel.Channel`."""
@@ -88,6 +89,10 @@ class RecordingChannel:
                 case LeaseEnded():
                     self._write(Ended(lease=event.lease, how=event.how))
         return events
+
+    def can_lease(self) -> bool:
+        """See `bus.channel.Channel`."""
+        return self._channel.can_lease()
 
     def lease(self, digest: Digest, proposals: int) -> list[Lease]:
         """See `bus.channel.Channel`."""
@@ -125,8 +130,9 @@ class RecordingChannel:
         return self._log.errors
 
     def close(self) -> None:
-        """See `bus.channel.Channel`."""
+        """See `bus.channel.Channel`. The leases that end with the channel are written, too. Idempotent."""
         self._channel.close()
+        self.poll()
         self._log.close()
 
     def _write(self, event: Leased | Ended | Proposal | Outcomes) -> None:

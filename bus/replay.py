@@ -6,7 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import get_args
 
-from bus.channel import Answer, Counts, Event, LeaseEnded
+from bus.channel import ALWAYS, Answer, Counts, Event, LeaseEnded
 from bus.leases import Ending, Lease
 from bus.messages import Digest, Outcomes, Proposal
 from bus.record import Ended, Entry, Leased, read
@@ -28,6 +28,9 @@ class ReplayChannel:
     Raises:
         UserError: the record cannot be read, or ends a lease that is not live; the line names the file.
     """
+
+    news = ALWAYS
+    """See `bus.channel.Channel`."""
 
     def __init__(self, path: Path, step: Callable[[], int]) -> None:
         self._path = path

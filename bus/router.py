@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 FRAMES_PER_PASS = 256
 """Frames read before calls of the training loop are looked at again."""
 
+SKIPPED_PER_PASS = 1024
+"""Frames dropped, beyond those, of a message that has too many."""
+
 PAUSE_FACTOR = 30.0
 """After a pass, nothing is read for this many times the processor time that the pass took."""
 
@@ -59,8 +62,10 @@ class Router:
         """Events that the training loop has not taken; `take` takes them."""
         self.free = False
         """Whether a proposer can take a lease."""
-        self.news = threading.Event()
-        """Set when an event was added or a proposer became free."""
+        self.news: deque[None] = deque(maxlen=1)
+        """Not empty if an event was added or a proposer became free since the last `take`."""
+        self.changed = threading.Event()
+        """The same, to wait for; cleared by who waits."""
         self.ended = False
         """Whether the thread has ended."""
         self._socket = socket
@@ -113,6 +118,7 @@ class Router:
 
     def take(self) -> list[Event]:
         """All events at once, however many there are."""
+        self.news.clear()  # first: what is added from now on is news
         with self._handover:
             events, self.events = self.events, []
         return events
@@ -217,7 +223,8 @@ class Router:
         self.free = free
         self.counts = self._count()
         if news:
-            self.news.set()
+            self.news.append(None)
+            self.changed.set()
 
     def _event(self, ended: Ended) -> Event | None:
         """What the training loop hears of the end of a lease; None if the lease could not be sent."""
@@ -247,6 +254,10 @@ class Router:
                 break
             if len(self._frames) < 3:  # MAXMSGSIZE limits a frame, not their number: the rest is not kept
                 self._frames.append(frame)
+            elif frame.more:
+                frame = self._skip()
+                if frame.more:
+                    break
             if frame.more:
                 continue
             peer, frames = self._frames[0].bytes, self._frames[1:]
@@ -270,6 +281,15 @@ class Router:
         for peer, ready in readies.items():
             self._leases.ready(peer, ready.credits, ready.holding, now)
             self._send(peer, self._ack)
+
+    def _skip(self) -> zmq.Frame:
+        """Drop frames of a message that has too many; the last one dropped. A tight loop, as there may be millions."""
+        receive = self._socket.recv
+        for _ in range(SKIPPED_PER_PASS):
+            frame = receive(zmq.NOBLOCK, copy=False)
+            if not frame.more:
+                break
+        return frame
 
     def _note(self, peer: Peer) -> None:
         """A message of `peer` was read.

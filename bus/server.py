@@ -51,12 +51,14 @@ class BusServer:
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         """Where it listens; names the port where `settings.bind` leaves it open."""
         self._router = Router(socket, settings, run, admission)
+        self.news = self._router.news
+        """See `bus.channel.Channel`."""
         self._thread = threading.Thread(target=self._router.run, name="bus", daemon=True)
         self._thread.start()
 
     def poll(self) -> list[Event]:
         """See `bus.channel.Channel`."""
-        return self._router.take() if self._router.events else []
+        return self._router.take()
 
     def can_lease(self) -> bool:
         """See `bus.channel.Channel`."""
@@ -82,8 +84,8 @@ class BusServer:
     def wait(self, seconds: float) -> bool:
         """See `bus.channel.Channel`."""
         if not self._router.events:
-            self._router.news.wait(seconds)
-        self._router.news.clear()  # what was added before this is found by poll
+            self._router.changed.wait(seconds)
+        self._router.changed.clear()  # what was added before this is found by poll
         return bool(self._router.events) or not self._router.ended
 
     def counts(self) -> Counts:

@@ -4,8 +4,12 @@ import re
 
 import zmq
 
-HEARTBEAT_MS = 2_000
-DEAD_AFTER_MS = 6_000
+PROBE_SECONDS = 2
+"""A silent connection is probed this often."""
+
+DEAD_AFTER_SECONDS = 6
+"""A connection whose other end does not acknowledge anything for this long is given up."""
+
 LINGER_MS = 300
 QUEUE = 100
 
@@ -29,11 +33,13 @@ def host_of(endpoint: str) -> str | None:
 def open_socket(context: zmq.Context[Socket], kind: int, endpoint: str, max_frame_bytes: int) -> Socket:
     """A socket of `kind` with the options of both ends, not yet bound or connected to `endpoint`."""
     socket = context.socket(kind)
-    # Heartbeats notice dead hosts and cut cables. They are answered by libzmq's own thread, so a
-    # Python that hangs still passes: leases and repeated readies notice that.
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_AFTER_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, DEAD_AFTER_MS)
+    # TCP notices dead hosts and cut cables; leases and repeated readies notice a Python that hangs. ZMTP's heartbeats
+    # are off: libzmq 4.3.5 aborts the process when one is due on a connection that broke while its queue was full.
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, PROBE_SECONDS)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_SECONDS)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, DEAD_AFTER_SECONDS // PROBE_SECONDS)
+    socket.setsockopt(zmq.TCP_MAXRT, 1000 * DEAD_AFTER_SECONDS)
     socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
     socket.setsockopt(zmq.SNDHWM, QUEUE)
     socket.setsockopt(zmq.RCVHWM, QUEUE)

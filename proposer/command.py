@@ -6,20 +6,24 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proposer.metrics import ProposerMetrics
 from shared import health, logs
 from shared.config import CommandLine
 from shared.settings import Settings
 
+if TYPE_CHECKING:  # loads LangChain
+    from proposer.chain import ProposalChain
+
 log = logging.getLogger(__name__)
 
 
-def main() -> int:
-    """Read the settings, make the model, serve; 0 when stopped."""
+def main(chain_type: "type[ProposalChain] | None" = None) -> int:
+    """Read the settings, make the model, serve; 0 when stopped. `chain_type` takes the place of `ProposalChain`."""
     settings = _settings()
     logs.set_up()
-    _serve(settings)
+    _serve(settings, chain_type)
     return 0
 
 
@@ -32,7 +36,7 @@ def _settings() -> Settings:
     return parser.resolve(parser.parse_args())
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, chain_type: "type[ProposalChain] | None") -> None:
     from bus.client import BusClient  # these load LangChain, which --help and a wrong setting need not wait for
     from proposer.agent import Agent
     from proposer.chain import ProposalChain
@@ -45,7 +49,8 @@ def _serve(settings: Settings) -> None:
     budget = settings.proposer.budget
     path = Path(budget.file or Path(settings.folder) / "proposer-budget.json").expanduser()
     ledger = Ledger(budget, path, settings.proposer.model) if budget.limited else None
-    chain = ProposalChain(model, kind, structured=settings.proposer.structured == "auto", ledger=ledger)
+    structured = settings.proposer.structured == "auto"
+    chain = (chain_type or ProposalChain)(model, kind, structured=structured, ledger=ledger)
 
     async def prepare() -> str | None:
         provider, _, name = settings.proposer.model.partition(":")

@@ -3,13 +3,14 @@
 import os
 import re
 
+from shared.text import hide_credentials
+
 SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST = 6
 """Characters. Shorter values are not secrets, and hiding them would hide words."""
 
 KEY_LIKE = re.compile(r"\b(?:(?:sk|pk|gsk|xai|hf)[-_]|AIza)[A-Za-z0-9*_.-]{6,}")
 BEARER = re.compile(r"(?i)\b(bearer|x-api-key:?)\s+\S+")
-IN_ADDRESS = re.compile(r"://[^/\s@]+@")
 
 HIDDEN = "[hidden]"
 
@@ -19,6 +20,6 @@ def redact(text: str) -> str:
     secrets = {value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST}
     for secret in sorted(secrets, key=len, reverse=True):  # a long one may hold a short one
         text = text.replace(secret, HIDDEN)
-    text = IN_ADDRESS.sub(f"://{HIDDEN}@", text)
+    text = hide_credentials(text)
     text = BEARER.sub(rf"\1 {HIDDEN}", text)
     return KEY_LIKE.sub(HIDDEN, text)

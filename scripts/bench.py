@@ -2,6 +2,7 @@
 
 scripts/bench overlap       does a slow LLM slow the training down?
 scripts/bench busy          how fast is a run while other processes keep cores busy?
+scripts/bench bus           what does the bus cost the loop, with many proposers and under a flood?
 scripts/bench page          do viewers of the live page slow the training down?
 scripts/bench ranks         how fast are two ranks?
 scripts/bench scale         time and memory of a step as classes, lanes, tokens, rows and candidates grow
@@ -193,9 +194,17 @@ def scale(options: argparse.Namespace) -> None:
     scale_bench.scale(options)
 
 
+def bus(options: argparse.Namespace) -> None:
+    """Microseconds of a turn of the loop, and steps per second under a flood."""
+    import bus_bench as measurement
+
+    measurement.bus(options)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "overlap": overlap,
     "busy": busy,
+    "bus": bus,
     "page": page,
     "ranks": ranks,
     "scale": scale,
@@ -214,30 +223,37 @@ def main() -> int:
     command.add_argument("--seconds", type=float, default=14.0, help="length of a window without a proposer")
     command.add_argument("--pairs", type=int, default=3, help="windows with a proposer")
     command.add_argument("--settle", type=float, default=1.5, help="seconds left out after each change")
-    command = commands.add_parser("busy", help="how fast is a run while other processes keep cores busy?")
-    command.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
-    command.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
-    command.add_argument("--rounds", type=int, default=3, help="windows with each number")
-    command.add_argument("--seconds", type=float, default=6.0, help="length of a window")
-    command = commands.add_parser("page", help="do viewers of the live page slow the training down?")
-    command.add_argument("--viewers", type=int, default=5, help="viewers at once")
-    command.add_argument("--seconds", type=float, default=4.0, help="length of a window")
-    command.add_argument("--pairs", type=int, default=15, help="windows with viewers")
-    command = commands.add_parser("ranks", help="how fast are two ranks?")
-    command.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
-    command.add_argument("--seconds", type=float, default=8.0, help="length of a window")
-    command.add_argument("--rounds", type=int, default=4, help="windows of each")
-    command = commands.add_parser("scale", help="time and memory of a step as its sizes grow")
-    command.add_argument("--sizes", help='JSON of the sizes of one line, for example {"classes": 1000, "lanes": 4}')
-    command.add_argument("--target", action="store_true", help="also 1,000 classes, 4 lanes of 16 tokens; minutes")
-    command.add_argument("--threads", type=int, default=2, help="threads of the processor")
-    command = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
-    command.add_argument(
+    given = commands.add_parser("busy", help="how fast is a run while other processes keep cores busy?")
+    given.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
+    given.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
+    given.add_argument("--rounds", type=int, default=3, help="windows with each number")
+    given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
+    bench = commands.add_parser("bus", help="what does the bus cost the loop, with many proposers and under a flood?")
+    bench.add_argument("--proposers", type=int, nargs="+", default=[1, 64, 256], help="numbers of proposers")
+    bench.add_argument("--steps", type=float, nargs="+", default=[0.001, 0.1, 2.0], help="seconds of a step")
+    bench.add_argument("--seconds", type=float, default=6.0, help="length of a measurement; at least 18 steps")
+    bench.add_argument("--flood", type=int, default=10_000, help="messages a second")
+    bench.add_argument("--window", type=float, default=2.0, help="seconds of a window with or without the flood")
+    bench.add_argument("--pairs", type=int, default=8, help="windows with the flood")
+    told = commands.add_parser("page", help="do viewers of the live page slow the training down?")
+    told.add_argument("--viewers", type=int, default=5, help="viewers at once")
+    told.add_argument("--seconds", type=float, default=4.0, help="length of a window")
+    told.add_argument("--pairs", type=int, default=15, help="windows with viewers")
+    turns = commands.add_parser("ranks", help="how fast are two ranks?")
+    turns.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
+    turns.add_argument("--seconds", type=float, default=8.0, help="length of a window")
+    turns.add_argument("--rounds", type=int, default=4, help="windows of each")
+    sizes = commands.add_parser("scale", help="time and memory of a step as its sizes grow")
+    sizes.add_argument("--sizes", help='JSON of the sizes of one line, for example {"classes": 1000, "lanes": 4}')
+    sizes.add_argument("--target", action="store_true", help="also 1,000 classes, 4 lanes of 16 tokens; minutes")
+    sizes.add_argument("--threads", type=int, default=2, help="threads of the processor")
+    told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
+    told.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
-    command.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
-    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-    command.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+    told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
+    told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
     options = parser.parse_args()
     try:
         COMMANDS[options.command](options)

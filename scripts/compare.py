@@ -77,7 +77,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
         "--data",
         type=Path,
         help="a folder with one of data for each recipe, named as the recipe or its part before the first dash; "
-        "default: the recipe's own data",
+        "default, also where the folder has none for a recipe that names a path: the recipe's own data",
     )
     parser.add_argument("--seeds", type=_seeds, default=_seeds("1-10"), help="like 1-10 or 1,2,5; default 1-10")
     parser.add_argument(

@@ -19,8 +19,9 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's error; the name of its class if it is empty."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first line of another library's error, and the second where the first announces it; else its class."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")])
 
 
 def run_command(command: Callable[[], int]) -> NoReturn:

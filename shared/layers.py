@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from shared.errors import UserError
-from shared.text import hide_credentials
+from shared.text import hide_credentials, hide_in_address
 
 RECIPES = files("shared") / "recipes"
 
@@ -164,5 +164,5 @@ def _explain(path: tuple[str, ...], details: list[ErrorDetails], layers: Sequenc
 
 
 def _quote(value: Any) -> str:
-    text = hide_credentials(repr(value))
+    text = repr(hide_in_address(value)) if isinstance(value, str) else hide_credentials(repr(value))
     return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}... ({len(text)} characters)"

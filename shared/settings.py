@@ -6,7 +6,8 @@ In Python, `Settings(recipe="demo", steps=100, task={"shots": 8})` puts the keyw
 is not read unless asked for: `Settings(recipe="demo", **environment())`. The text under a field is its help.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated, Any, Literal, Self
 
@@ -25,7 +26,7 @@ from pydantic_settings import CliPositionalArg
 
 from shared.errors import UserError
 from shared.layers import Layer, explain, file_layers, join, origin, setter
-from shared.text import hide_credentials
+from shared.text import hide_in_address
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 TextFormat = Literal["text", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
@@ -33,6 +34,10 @@ GlueFormat = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "wnli"]
 Format = TextFormat | GlueFormat | Literal["image"]
 Projection = Literal["cosine", "l2"]
 Endpoint = Annotated[str, StringConstraints(pattern=r"^(tcp|ipc)://.+$")]
+Location = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*$")]
+HttpAddress = Annotated[str, StringConstraints(pattern=r"^[hH][tT][tT][pP][sS]?://[^/\s?#][^\s]*$")]
+MAX_SEED = 2**32 - 1
+"""All libraries take seeds up to this."""
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")]
 
 
@@ -45,7 +50,7 @@ class Section(BaseModel):
 class TaskSettings(Section):
     """The examples to learn from."""
 
-    path: str | None = None
+    path: Location | None = None
     """Folder with the data, or package:NAME/FOLDER. Of path and hub the one set later counts, and path if both are
     set together. Text: train, test, dev (or validation, val) files, .jsonl, .json, .csv, .tsv or .parquet. Images: a
     folder for each split with a folder for each class, or a data set in CoOp's layout."""
@@ -85,7 +90,7 @@ class TaskSettings(Section):
 class BackboneSettings(Section):
     """The frozen model."""
 
-    path: str | None = None
+    path: Location | None = None
     """Folder of the model as transformers saves it, or a .gguf file; or package:NAME/FOLDER. Of path and hub the one
     set later counts, and path if both are set together."""
     hub: str | None = "sentence-transformers/all-MiniLM-L6-v2"
@@ -168,9 +173,9 @@ class RestartSettings(Section):
     """When and how proposals become restart points."""
 
     policy: Literal["trial", "greedy", "always", "none"] = "trial"
-    """trial: the best candidate trains as a challenger and is adopted only if it beats the incumbent; greedy: adopted
-    at once if it scores better; always: replaces the incumbent unconditionally; none: plain prompt tuning, which
-    ignores the rest of this section."""
+    """trial: the best candidates train as challengers, and one is adopted only if it beats the incumbent, or at once if
+    its words alone do so beyond chance; greedy: adopted at once if it scores better; always: replaces the incumbent
+    unconditionally; none: plain prompt tuning, which ignores the rest of this section."""
     source: Literal["bus", "random", "vocabulary"] = "bus"
     """Source of proposals: LLM proposers on the bus, or the controls random (noise) and vocabulary (random words)."""
     mode: Literal["async", "sync"] = "async"
@@ -208,9 +213,9 @@ class BusSettings(Section):
     """Where the trainer listens. An address beyond loopback needs secret_key and allowed_keys."""
     connect: list[Endpoint] = ["tcp://127.0.0.1:5555"]
     """The trainers that a proposer serves."""
-    secret_key: str | None = None
+    secret_key: Location | None = None
     """CURVE: the secret key of this process, a file or env:VARIABLE. `python -m bus.keys` makes keys."""
-    allowed_keys: str = "keys/allowed"
+    allowed_keys: Location = "keys/allowed"
     """CURVE: the proposers that a trainer admits, a file or env:VARIABLE with a public key and a name on each line."""
     trainer_keys: list[str] = []
     """CURVE: the public keys of the trainers in connect, one for all or one for each; a key, a file or env:VARIABLE."""
@@ -244,7 +249,7 @@ class BudgetSettings(Section):
     """Price of a million tokens sent."""
     price_out: float = Field(0.0, ge=0)
     """Price of a million tokens received, thoughts included."""
-    file: str | None = None
+    file: Location | None = None
     """Where the counts are kept. Proposers with the same file share its limits. Default: proposer-budget.json in
     `folder`."""
 
@@ -261,9 +266,11 @@ class BudgetSettings(Section):
 
     @model_validator(mode="after")
     def check_prices(self) -> Self:
-        """Money needs prices."""
+        """Money needs prices, and a file of counts needs a limit."""
         if (self.cost or self.cost_per_hour) and not (self.price_in or self.price_out):
             raise ValueError("a limit on cost needs price_in and price_out")
+        if self.file and not self.limited:
+            raise ValueError("proposer.budget.file has no effect without a limit; remove it, or set one")
         return self
 
 
@@ -281,8 +288,8 @@ class ProposerSettings(Section):
     thinking: Literal["auto", "off", "low", "medium", "high"] = "auto"
     """How much a thinking model thinks: auto leaves it to the model; low, medium and high allow about 1,000, 4,000
     and 16,000 tokens in addition to max_tokens. For ollama, openai and anthropic."""
-    base_url: str | None = Field(None, repr=False)
-    """Address of a compatible server, for example of Ollama on another host."""
+    base_url: HttpAddress | None = Field(None, repr=False)
+    """Address of a compatible server, for example http://other-host:11434 of Ollama on another host."""
     temperature: float = Field(1.0, ge=0, le=5)
     """The LLM's sampling temperature."""
     max_tokens: int = Field(1024, gt=0)
@@ -293,7 +300,7 @@ class ProposerSettings(Section):
     """Maximum number of concurrent requests of one proposer."""
     memory: int = Field(200, ge=0)
     """Outcomes remembered for each run."""
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
     """Seed of the LLM's sampling, where the LLM has one. Default: a new seed each time."""
     pull: bool = False
     """ollama: download the model at start if Ollama does not have it."""
@@ -306,8 +313,8 @@ class ProposerSettings(Section):
 
     @field_serializer("base_url")
     def _hide_credentials(self, address: str | None) -> str | None:
-        """Runs keep their settings, but never a password; only the proposer needs it."""
-        return address and hide_credentials(address)
+        """Runs keep their settings, but never a password or a key; only the proposer needs them."""
+        return address and hide_in_address(address)
 
 
 class MetricsSettings(Section):
@@ -332,19 +339,38 @@ ALTERNATIVES = (
 )
 """Settings for the same thing. The second counts if one layer sets both; the first, set in a later layer, drops it."""
 
-EFFECTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("backbone.family", ("dual_encoder",), ("backbone.temperature", "backbone.label_position", "backbone.augment")),
-    ("backbone.family", ("dual_encoder",), ("backbone.num_workers", "backbone.features")),
-    ("backbone.family", ("encoder",), ("backbone.pooling", "backbone.dropout")),
-    ("backbone.family", ("decoder",), ("backbone.template",)),
-    ("backbone.family", ("encoder", "decoder"), ("optimizer.micro_batch",)),
-    ("task.format", ("text",), ("task.text", "task.text2")),
-    ("task.format", ("text", "image"), ("task.label",)),
-    ("task.format", ("image",), ("task.image",)),
-    ("prompt.init", ("words",), ("prompt.words",)),
+
+@dataclass(frozen=True)
+class Effect:
+    """Settings that have an effect only where one of `needs` has one of its values."""
+
+    needs: Mapping[str, tuple[str | None, ...]]
+    names: tuple[str, ...]
+    alone: bool = False
+    """Refused only where one layer sets both: arms of a comparison differ in these, with all else equal."""
+
+
+EFFECTS = (
+    Effect(
+        {"backbone.family": ("dual_encoder",)}, ("backbone.temperature", "backbone.label_position", "backbone.augment")
+    ),
+    Effect({"backbone.family": ("dual_encoder",)}, ("backbone.num_workers", "backbone.features")),
+    Effect({"backbone.family": ("encoder", "decoder")}, ("optimizer.micro_batch",)),
+    Effect({"backbone.family": ("encoder",)}, ("backbone.pooling", "backbone.dropout")),
+    Effect({"backbone.family": ("decoder",)}, ("backbone.template",)),
+    Effect({"task.format": ("text",)}, ("task.text", "task.text2")),
+    Effect({"task.format": ("text", "image")}, ("task.label",)),
+    Effect({"task.format": ("image",)}, ("task.image", "backbone.augment")),
+    Effect({"task.path": (None,), "task.format": ("text",)}, ("task.label",)),  # folders of images name the classes
+    Effect({"task.path": (None,)}, ("task.image",)),
+    Effect({"task.path": (None,), "task.format": ("image",)}, ("task.config",)),
+    Effect({"prompt.init": ("words",)}, ("prompt.words",)),
+    Effect({"restarts.mode": ("sync",)}, ("restarts.sync_wait_seconds",), alone=True),
+    Effect({"restarts.source": ("bus",)}, ("restarts.sync_wait_seconds", "restarts.digest"), alone=True),
+    Effect({"restarts.policy": ("trial", "none")}, ("restarts.max_challengers", "restarts.queue_size"), alone=True),
+    Effect({"restarts.policy": ("trial", "none"), "restarts.source": ("bus",)}, ("restarts.patience",), alone=True),
 )
-"""A setting, some of its values, and the settings that have an effect with these values alone. The section restarts is
-not among them: policies are compared with all else equal."""
+"""Settings without effect are refused. Policy none is documented to ignore the rest of its section."""
 
 
 class Settings(Section):
@@ -358,9 +384,9 @@ class Settings(Section):
     demo."""
     name: Name | None = None
     """The run's directory in `folder`. Default: RECIPE-sSEED, with a number if that is in use."""
-    folder: str = "runs"
+    folder: Location = "runs"
     """Directory of all runs."""
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, le=MAX_SEED)
     """Seed of the examples, the batches and a random initial prompt."""
     steps: int = Field(400, gt=0)
     """The budget in lane-steps: one step of one lane costs one."""
@@ -372,10 +398,11 @@ class Settings(Section):
     average: bool = True
     """Let the result be the mean of several good lanes if that is better on the development split."""
     baseline: bool = False
-    """Also run plain prompt tuning for the same number of lane-steps and report it."""
+    """Also run plain prompt tuning for the same number of lane-steps, and if proposals come from the bus, restarts from
+    random words; report both."""
     device: Device = "auto"
     """Device of the backbone: auto (the best there is), cpu, cuda, cuda:0, cuda:1, ... or mps."""
-    threads: int | None = Field(None, gt=0)
+    threads: int | None = Field(None, gt=0, le=1024)
     """CPU threads of the trainer. Default: one for each core, which wait for each other only briefly."""
     track: list[str] = []
     """Trackers that follow the run, each with its package installed: tensorboard, wandb, mlflow, trackio or another of
@@ -428,20 +455,31 @@ def _check_together(settings: Settings) -> None:
 
 def _check_effects(settings: Settings, layers: Sequence[Layer]) -> None:
     """Refuse what was set explicitly, to another value than its default, and has no effect."""
-    for decider, values, names in EFFECTS:
-        value = attrgetter(decider)(settings)
-        if value in values:
+    for effect in EFFECTS:
+        if any(attrgetter(decider)(settings) in values for decider, values in effect.needs.items()):
             continue
-        decided = setter(decider.split("."), layers)
-        for name in names:
+        decided = max(setter(decider.split("."), layers) or 0 for decider in effect.needs)
+        for name in effect.names:
             section, key = name.split(".")
             path = (section, key)
             at = setter(path, layers)
             if at is None or attrgetter(name)(settings) == getattr(Settings.model_fields[section].default, key):
                 continue
-            checked = layers[at].checked
-            if checked == "always" or (checked == "alone" and (decided is None or decided <= at)):
-                raise UserError(
-                    f"{name} ({origin(path, layers)}) has no effect with {decider} = {value!r} "
-                    f"({origin(decider.split('.'), layers)}), only with {' or '.join(map(repr, values))}; remove it"
-                )
+            checked = "alone" if effect.alone and layers[at].checked == "always" else layers[at].checked
+            if checked == "always" or (checked == "alone" and decided <= at):
+                raise UserError(_without_effect(name, effect, settings, layers))
+
+
+def _without_effect(name: str, effect: Effect, settings: Settings, layers: Sequence[Layer]) -> str:
+    found = [
+        f"{decider} = {attrgetter(decider)(settings)!r} ({origin(decider.split('.'), layers)})"
+        for decider in effect.needs
+    ]
+    needs = [
+        f"without {decider}" if values == (None,) else f"with {decider} = {' or '.join(map(repr, values))}"
+        for decider, values in effect.needs.items()
+    ]
+    return (
+        f"{name} ({origin(name.split('.'), layers)}) has no effect with {' and '.join(found)}, "
+        f"only {' or '.join(needs)}; remove it"
+    )

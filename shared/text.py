@@ -12,7 +12,8 @@ CONTROL_TOKENS = re.compile(
     re.IGNORECASE,
 )
 
-CREDENTIALS = re.compile(r"://[^\s\"']*@")
+QUERY = re.compile(r"[?#][^\"'`<>]+")
+"""What follows the path of an address; keys are given there, too."""
 
 PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
 """Typographic quotes and dashes to those of a keyboard."""
@@ -50,8 +51,17 @@ def printable(text: str) -> str:
 
 
 def hide_credentials(text: str) -> str:
-    """The text with `[hidden]` for the user and password of each address in it."""
-    return CREDENTIALS.sub("://[hidden]@", text)
+    """The text with each address in it as `hide_in_address` shows it."""
+    return re.sub(r"\S+", lambda word: hide_in_address(word[0]), text) if "://" in text else text
+
+
+def hide_in_address(address: str) -> str:
+    """An address with `[hidden]` for its user and password, and for its query."""
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return address
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}://{'[hidden]@' if at else ''}{QUERY.sub('?[hidden]', host)}"
 
 
 def escape_json(text: str) -> str:

@@ -13,6 +13,17 @@ LOADED = ["trainer.execution", "sentence_transformers", "proposer.command", "lan
 """Modules that every fork has. They start no thread and open no connection when they are imported."""
 
 
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(LOADED)
+
+
+def load_libraries() -> None:
+    """Wait until there is the process that forks."""
+    first = _forks.Process(target=int)
+    first.start()
+    first.join()
+
+
 class Household(processes.Household):
     """One whose trainers and proposers are forks. What is tested about their start needs the other kind."""
 
@@ -26,9 +37,7 @@ class Fork(processes.Process):
     def __init__(self, log, module, *arguments, **own):
         self._log = log
         log.touch()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(LOADED)
-        self._fork = context.Process(target=become, args=(log, module, arguments, processes.environment(own)))
+        self._fork = _forks.Process(target=become, args=(log, module, arguments, processes.environment(own)))
         self._fork.start()
 
     @property

@@ -5,11 +5,12 @@ from math import isfinite
 import torch
 
 from shared.errors import UserError
+from trainer import ranks
 from trainer.backbones.backbone import Backbone
 from trainer.backbones.stack import Stack, stack
 from trainer.memory import in_passes
 from trainer.runs.signals import StopSignals
-from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
+from trainer.search.evaluation import EncodedSplit, EvalResult, Score, evaluate, example_losses, paired_t
 from trainer.search.lanes import Lane, stack_lanes
 from trainer.search.pool import TuningResult, snapshot
 from trainer.search.state import RunState
@@ -38,27 +39,44 @@ class Evaluator:
         Raises:
             Diverged: the incumbent's loss is not finite.
         """
-        results = in_passes(self._state, lanes, lambda part: self._measure(stack_lanes(part)))
-        return self._keep(lanes, results)
+        return self.keep(lanes, self.measure(lanes))
 
-    def score(self, prompts: list[torch.Tensor], with_incumbent: bool = False) -> list[EvalResult]:
-        """Measure `prompts` [tokens, dim], each with the incumbent's head; the losses may be NaN or infinite.
+    def measure(self, lanes: list[Lane]) -> list[EvalResult]:
+        """The development results of `lanes`; nothing changes."""
+        return in_passes(self._state, lanes, lambda part: self._results(stack_lanes(part)))
 
-        Where scores are compared with the incumbent, `with_incumbent` measures it too, in the same pass.
+    def score(self, prompts: list[torch.Tensor]) -> list[Score]:
+        """Measure `prompts` [tokens, dim] with the incumbent's head, and the incumbent in the same pass.
+
+        The losses of candidates may be NaN or infinite.
         """
         incumbent = self._state.lanes[0]
-        stacked = [*prompts, incumbent.prompt] if with_incumbent else prompts
-        results = in_passes(self._state, stacked, lambda part: self._measure(stack(part, [incumbent.head] * len(part))))
-        if with_incumbent:
-            self._state.dev = results.pop()
-        return results
+        each = torch.stack(
+            in_passes(
+                self._state,
+                [*prompts, incumbent.prompt],
+                lambda part: self._by_example(stack(part, [incumbent.head] * len(part))),
+            )
+        )
+        *results, self._state.dev = (EvalResult(*pair) for pair in each.mean(-1).tolist())
+        return [Score(*pair) for pair in zip(results, paired_t(each[-1, 0], each[:-1, 0]), strict=True)]
+
+    def _results(self, prompts: Stack) -> list[EvalResult]:
+        return evaluate(self._logits(prompts), self._dev.targets)
+
+    def _by_example(self, prompts: Stack) -> list[torch.Tensor]:
+        """Losses and hits of each lane on the examples of all ranks, [2, examples]."""
+        logits, targets = self._logits(prompts), self._dev.targets
+        found = torch.stack([example_losses(logits, targets), (logits.argmax(-1) == targets).float()])
+        return [*ranks.gather(found.permute(2, 1, 0), self._dev.total).permute(1, 2, 0)]
 
     @torch.no_grad()
-    def _measure(self, prompts: Stack) -> list[EvalResult]:
+    def _logits(self, prompts: Stack) -> torch.Tensor:
         with self._signals.interruptible():
-            return evaluate(self._backbone.logits(prompts, self._dev.inputs), self._dev.targets)
+            return self._backbone.logits(prompts, self._dev.inputs)
 
-    def _keep(self, lanes: list[Lane], results: list[EvalResult]) -> list[EvalResult]:
+    def keep(self, lanes: list[Lane], results: list[EvalResult]) -> list[EvalResult]:
+        """Take over the results of `lanes`, the incumbent first. Raises as `evaluate` does."""
         if not isfinite(results[0].loss):
             raise Diverged(f"the development loss became NaN or infinite after {self._state.lane_steps} lane-steps")
         for lane, result in zip(lanes, results, strict=True):

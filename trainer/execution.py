@@ -1,4 +1,4 @@
-"""One whole run: data and model, training, the baseline, one test."""
+"""One whole run: data and model, training, what it is compared with, one test."""
 
 import hashlib
 import logging
@@ -17,7 +17,7 @@ from trainer.evaluator import Diverged
 from trainer.hooks import Hooks
 from trainer.result.finalize import export, finalize
 from trainer.result.run_result import RunResult
-from trainer.runs.directory import BASELINE, RunDirectory
+from trainer.runs.directory import BASELINE, CONTROL, RunDirectory
 from trainer.runs.metrics import TrainerMetrics
 from trainer.search.context import TuningContext
 from trainer.search.events import Listener
@@ -79,13 +79,12 @@ def tune_and_test(
     is_plain = settings.restarts.policy == "none"
     own = f"{'plain prompt tuning' if is_plain else 'Tandem'}, {result.kind}"
     results = {"untrained prompt": untrained(settings, context), own: result}
-    if settings.baseline and not is_plain:
-        log.info("baseline: plain prompt tuning with the same %d lane-steps", settings.steps)
-        restarts = settings.restarts.model_copy(update={"policy": "none"})
-        plain = settings.model_copy(update={"restarts": restarts})
-        with closing(directory.nested(BASELINE, plain)) as nested:
-            found, _ = tune(plain, context, nested, hooks.signals, listeners=listeners)
-        results[f"plain prompt tuning, {found.kind}"] = found
+    for label, folder, restarts in _comparisons(settings):
+        log.info("to compare with: %s, the same %d lane-steps", label, settings.steps)
+        other = settings.model_copy(update={"restarts": settings.restarts.model_copy(update=restarts)})
+        with closing(directory.nested(folder, other)) as nested:
+            found, _ = tune(other, context, nested, hooks.signals, listeners=listeners)
+        results[f"{label}, {found.kind}"] = found
     return finalize(settings, context, directory, state, results, own)
 
 
@@ -102,16 +101,26 @@ def _check_ranks(task: Task, is_same_data: bool) -> None:
         raise UserError(f"{ranks.count()} ranks share {rows} development or test rows; start at most {rows}")
 
 
+def _comparisons(settings: Settings) -> list[tuple[str, str, dict[str, str]]]:
+    """What a run compares itself with: a name, a directory and changes to `restarts` each."""
+    if not settings.baseline or settings.restarts.policy == "none":
+        return []
+    plain = ("plain prompt tuning", BASELINE, {"policy": "none"})
+    if settings.restarts.source != "bus":
+        return [plain]
+    return [plain, ("random words", CONTROL, {"source": "vocabulary"})]
+
+
 def _announce(directory: RunDirectory, settings: Settings, task: Task) -> None:
     """Say what the run is about to do."""
-    compares = settings.baseline and settings.restarts.policy != "none"
+    compared = " and ".join(label for label, *_ in _comparisons(settings))
     log.info("run %s: recipe %s, seed %d", directory.path, settings.recipe, settings.seed)
     log.info(
         "%d lane-steps on %d training rows of %d classes%s; at the end one test on %d rows",
         settings.steps,
         len(task.train.examples),
         len(task.labels),
-        ", then as many of plain prompt tuning to compare with" if compares else "",
+        f", then as many of {compared} to compare with" if compared else "",
         len(task.test.examples),
     )
 

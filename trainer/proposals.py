@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from trainer.descent import Descent
 from trainer.evaluator import Evaluator
 from trainer.runs.signals import StopSignals
 from trainer.search.digest import DigestWriter
+from trainer.search.evaluation import EvalResult
 from trainer.search.events import (
     CandidatesPassedOver,
     CandidatesScored,
@@ -60,12 +62,31 @@ class Proposals:
     beat: Callable[[], None]
     """Called while a round of sync mode waits."""
 
+    def __post_init__(self) -> None:
+        self._news = self.channel.news
+        self._rests_until = 0.0
+        """Until so many lane-steps are done, `exchange` has nothing to do but for news."""
+
     def exchange(self) -> None:
         """Merge what arrived, and lease a digest if a proposal is due and a proposer is free.
 
-        In most iterations there is nothing to do, and every call costs microseconds: a gradient step leaves the
-        processor's caches cold. So the tests that usually fail come first.
+        In most iterations there is nothing to do, and two looks tell: a gradient step leaves the processor's caches
+        cold, and then every call costs microseconds.
         """
+        if self._news or self.state.lane_steps >= self._rests_until:
+            self._exchange()
+            self._rests_until = self._next_work()
+
+    def _next_work(self) -> float:
+        """Lane-steps at which there is something to do even without news."""
+        restarts = self.state.restarts
+        if restarts.unscored or restarts.waiting:
+            return 0.0
+        if restarts.next_request is None or restarts.wants(self.state.lane_steps):  # who becomes free is news
+            return inf
+        return restarts.next_request
+
+    def _exchange(self) -> None:
         restarts, is_sync = self.state.restarts, self.settings.restarts.mode == "sync"
         self.collect()
         if restarts.unscored and (is_sync or self._is_next_iteration):
@@ -80,6 +101,7 @@ class Proposals:
 
     def collect(self) -> None:
         """Take over what has arrived, without measuring it: a checkpoint that is saved then lacks nothing."""
+        self._rests_until = 0.0
         for event in self.channel.poll():
             if isinstance(event, Answer):
                 self._receive(event)
@@ -96,9 +118,11 @@ class Proposals:
         for lane in self.state.lanes[1:]:
             if self.state.restarts.due(lane.number, lane.age):
                 self._judge(lane)
+                self._rests_until = 0.0  # there is room for another
 
     def drop_diverged(self, lane: Lane) -> None:
         """End the trial of a challenger whose loss became NaN or infinite."""
+        self._rests_until = 0.0
         self.state.lanes.remove(lane)
         lease = self.state.restarts.trials[lane.number].candidate.lease
         self.observers(TrialJudged(lane, lease, self.state.restarts.diverged(lane.number), self.state.lane_steps))
@@ -155,17 +179,21 @@ class Proposals:
             self.observers(CandidatesPassedOver(proposal.lease, outcomes, self.state.lane_steps))
 
     def _score(self) -> None:
-        """Measure the new candidates together and queue the good ones."""
+        """Measure the new candidates together, queue the good ones, and adopt the best if it needs no trial."""
         state, fresh, began = self.state, self.state.restarts.unscored, time.monotonic()
-        results = self.evaluator.score([self._start(candidate) for candidate in fresh], self._is_greedy)
-        self._charge(len(fresh) + self._is_greedy)
-        out = state.restarts.scored([result.loss for result in results])
-        for candidate, result in zip(fresh, results, strict=True):
+        scores = self.evaluator.score([self._start(candidate) for candidate in fresh])
+        self._charge(len(scores) + 1)
+        out = state.restarts.scored([score.dev.loss for score in scores])
+        for candidate, score in zip(fresh, scores, strict=True):
             if candidate.score is not None:
-                state.trajectory.measure(candidate.words, result)
+                state.trajectory.measure(candidate.words, score.dev)
         held = len(state.restarts.waiting) if state.restarts.holds(self._plateau) else 0
         self.observers(CandidatesScored(fresh, state.lane_steps, time.monotonic() - began, held))
         self._pass_over(out)
+        by_words = {candidate.words: score for candidate, score in zip(fresh, scores, strict=True)}
+        advantages = {words: score.advantage for words, score in by_words.items()}
+        if proven := state.restarts.best_proven(advantages, state.dev.loss, state.lane_steps):
+            self._replace_incumbent(self._new_lane(proven), proven, by_words[proven.words].dev)
 
     def _charge(self, scored: int) -> None:
         """Count what scoring `scored` prompts cost; the budget takes whole lane-steps."""
@@ -178,19 +206,30 @@ class Proposals:
     def _start_candidates(self) -> None:
         state = self.state
         while candidate := state.restarts.start(state.lane_steps, state.dev.loss, self._plateau):
-            lineage = (*state.lanes[0].lineage, Origin("proposal", candidate.words, state.lane_steps))
-            start = self._start(candidate)
-            lane = open_lane(state.opened, start, state.lanes[0].head, lineage, self.settings)
-            state.opened += 1
+            lane = self._new_lane(candidate)
             if self.settings.restarts.policy == "trial":
                 state.lanes.append(lane)
+                state.opened += 1
                 state.restarts.opened(lane.number, candidate)
                 self.observers(TrialOpened(lane, candidate, state.dev, state.lane_steps))
             else:
-                outcome = state.restarts.replaced(candidate, state.dev.loss)
-                self._adopt(lane)
-                self.observers(TrialJudged(lane, candidate.lease, outcome, state.lane_steps, candidate.score))
-                self.evaluator.evaluate(state.lanes)
+                (dev,) = self.evaluator.measure([lane])
+                self._replace_incumbent(lane, candidate, dev)
+
+    def _replace_incumbent(self, lane: Lane, candidate: Candidate, dev: EvalResult) -> None:
+        """Adopt the new `lane` of `candidate` without a trial; `dev` was measured on it."""
+        state = self.state
+        outcome = state.restarts.replaced(candidate, state.dev.loss)
+        state.opened += 1
+        self._adopt(lane)
+        self.evaluator.keep([lane], [dev])
+        self.observers(TrialJudged(lane, candidate.lease, outcome, state.lane_steps, dev.loss))
+
+    def _new_lane(self, candidate: Candidate) -> Lane:
+        """A lane that starts from `candidate`, with the incumbent's head; not yet one of the run's."""
+        incumbent = self.state.lanes[0]
+        lineage = (*incumbent.lineage, Origin("proposal", candidate.words, self.state.lane_steps))
+        return open_lane(self.state.opened, self._start(candidate), incumbent.head, lineage, self.settings)
 
     def _judge(self, challenger: Lane) -> None:
         state, lease = self.state, self.state.restarts.trials[challenger.number].candidate.lease
@@ -220,11 +259,6 @@ class Proposals:
     def _is_next_iteration(self) -> bool:
         """Whether a step was taken since the unscored were asked for; not so where a stop came in between."""
         return all(candidate.asked < self.state.lane_steps for candidate in self.state.restarts.unscored)
-
-    @property
-    def _is_greedy(self) -> bool:
-        """Whether scores are compared with the incumbent's, which then must be of the same moment."""
-        return self.settings.restarts.policy == "greedy"
 
     @property
     def _is_noise(self) -> bool:

@@ -1,6 +1,6 @@
 """The bus as all ranks see it: rank 0 exchanges messages with proposers, and the others learn what it received."""
 
-from bus.channel import Channel, Counts, Event
+from bus.channel import ALWAYS, Channel, Counts, Event
 from bus.leases import Lease
 from bus.messages import Digest, Outcomes
 from trainer import ranks
@@ -12,6 +12,8 @@ class SharedChannel:
     Args:
         channel: the channel of rank 0; None on other ranks.
     """
+
+    news = ALWAYS
 
     def __init__(self, channel: Channel | None) -> None:
         self._channel = channel

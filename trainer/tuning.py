@@ -203,6 +203,7 @@ def _run(loop: Loop, files: RunFiles, history: History, signals: StopSignals) ->
     """Run the loop and save all of it at its end, also where a signal is the end."""
     try:
         loop.run()
+        _save_finally(files, loop.proposals)
     except Stopped:
         history.write("stopped", files.state.lane_steps, reason=signals.name)
         _save_finally(files, loop.proposals)
@@ -210,8 +211,8 @@ def _run(loop: Loop, files: RunFiles, history: History, signals: StopSignals) ->
     except UserError as error:
         history.write("stopped", files.state.lane_steps, reason=str(error))
         raise
+    # After the save, so that a resume from it writes this line again and not a second time.
     history.write("ended", files.state.lane_steps, seconds=round(files.state.seconds, 3))
-    _save_finally(files, loop.proposals)
 
 
 def _save_finally(files: RunFiles, proposals: Proposals | None) -> None:

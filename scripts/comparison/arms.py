@@ -12,6 +12,8 @@ from shared.settings import Settings
 PLAIN = "plain"
 BEST = "plain-best"
 """Plain tuning at the learning rate with the lowest development loss, by seed."""
+VOCABULARY = "vocabulary"
+"""Restarts from random words: the control that the arms of an LLM are compared with."""
 MOST_STARTS = 9
 """The incumbent and as many challengers as settings allow."""
 
@@ -23,7 +25,7 @@ ARMS: dict[str, Changes] = {
     PLAIN: {"restarts.policy": "none"},
     "plain-slow": {"restarts.policy": "none", "optimizer.lr": 5e-4},
     "random": {"restarts.source": "random"},
-    "vocabulary": {"restarts.source": "vocabulary"},
+    VOCABULARY: {"restarts.source": "vocabulary"},
     "llm": {"restarts.source": "bus"},
     "llm-sync": {"restarts.source": "bus", "restarts.mode": "sync"},
     "llm-shuffled": {"restarts.source": "bus", "restarts.digest": "shuffled"},
@@ -58,8 +60,13 @@ class Arm:
         """
         if self.starts > 1:
             return changed(settings, _several_starts(self.starts, settings))
-        wait = {"restarts.sync_wait_seconds": settings.restarts.sync_wait_seconds + self.delay} if self.delay else {}
-        return changed(settings, {**self.changes, **wait})
+        if not self.delay:
+            return changed(settings, self.changes)
+        waits = {
+            "restarts.sync_wait_seconds": settings.restarts.sync_wait_seconds + self.delay,
+            "bus.lease_seconds": settings.bus.lease_seconds + self.delay,
+        }
+        return changed(settings, {**self.changes, **waits})
 
 
 def changed(settings: Settings, changes: Changes) -> Settings:

@@ -42,8 +42,10 @@ class Condition:
             UserError: a setting is wrong.
         """
         line = CommandLine("scripts/compare", "")
-        given = ["--task.path", str(_data(data, self.recipe))] if data else []
-        settings = line.resolve(line.parse_args([self.recipe, "--no-baseline", *given, *extra]))
+        settings = line.resolve(line.parse_args([self.recipe, "--no-baseline", *extra]))
+        folder = data and _data(data, self.recipe)
+        if folder and (folder.is_dir() or not settings.task.path):
+            settings = changed(settings, {"task.path": str(folder), "task.hub": None})
         shots = {"task.shots": self.shots} if self.shots else {}
         return changed(settings, {**STARTS.get(self.start or "", {}), **shots})
 
@@ -64,7 +66,7 @@ def grid(recipes: list[str], starts: list[str], shots: list[int]) -> list[Condit
 
 
 def _data(root: Path, recipe: str) -> Path:
-    """The folder in `root` that holds the recipe's data."""
+    """The folder in `root` for the recipe's data, which may be absent."""
     stem = Path(recipe).stem.partition("-")[0].lower()
     same = [path for path in sorted(root.iterdir()) if path.name.lower() == stem]
     return next((path for path in (root / Path(recipe).stem, *same) if path.is_dir()), root / recipe)

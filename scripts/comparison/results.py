@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from scripts.comparison.arms import BEST, PLAIN
+from scripts.comparison.arms import BEST, PLAIN, VOCABULARY
 from scripts.comparison.runs import PlannedRun
 from trainer.report.run import Run
 from trainer.runs.directory import SUMMARY, read_json
@@ -149,7 +149,16 @@ class ConditionResults:
     @property
     def reference(self) -> ArmResults:
         """What arms are compared with: plain tuning at its best learning rate, where rates were tried."""
-        return next((arm for arm in self.arms if arm.name == BEST), self.plain)
+        return self.arm(BEST) or self.plain
+
+    @property
+    def vocabulary(self) -> ArmResults | None:
+        """The control, where it was run."""
+        return self.arm(VOCABULARY)
+
+    def arm(self, name: str) -> ArmResults | None:
+        """The arm `name`, where it was run."""
+        return next((arm for arm in self.arms if arm.name == name), None)
 
 
 def read(runs: Sequence[PlannedRun], rate_names: Sequence[str]) -> ConditionResults:

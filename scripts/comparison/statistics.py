@@ -31,7 +31,7 @@ def sign_test(differences: Sequence[float]) -> SignTest:
 def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """The 95 percent percentile bootstrap interval of the mean; it is too narrow for few values.
 
-    It covers 83 percent at 5 values and 89 at 10, so it stands beside a t interval and never for it.
+    It covers 83 percent at 5 values and 89 at 10, so tables show it next to a t interval and never alone.
     """
     generator = random.Random(seed)
     means = sorted(fmean(generator.choices(values, k=len(values))) for _ in range(RESAMPLES))

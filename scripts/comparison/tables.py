@@ -6,12 +6,14 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from datetime import date
+from itertools import product
 from os import cpu_count
 from pathlib import Path
 from statistics import fmean, median, stdev
 
 import torch
 
+from scripts.comparison.arms import VOCABULARY
 from scripts.comparison.results import ArmResults, ConditionResults
 from scripts.comparison.statistics import bootstrap, sign_test
 from trainer.report.comparison import interval
@@ -25,6 +27,7 @@ HEADER = (
     "95 % t interval",
     "bootstrap",
     "better : worse (sign test)",
+    "above vocabulary, 95 % t interval",
 )
 COSTS = (
     "arm",
@@ -67,10 +70,10 @@ def _condition(results: ConditionResults) -> str:
         f"## {results.name}",
         "",
         f"{seeds} seeds, {first.summary['steps']} lane-steps, test {first.measure} in percent: mean ± standard "
-        f"deviation. Differences are to {reference.name}, paired by seed. Always the same class: "
+        f"deviation. Differences are to {reference.name} and to vocabulary, paired by seed. Always the same class: "
         f"{fmean(outcome.majority for outcome in results.plain.outcomes.values()):.1f}.",
         "",
-        _rows(HEADER, [_scores(arm, reference) for arm in results.arms]),
+        _rows(HEADER, [_scores(arm, results) for arm in results.arms]),
         "",
         _rows(COSTS, [_costs(arm, results.plain) for arm in results.arms]),
     ]
@@ -82,9 +85,18 @@ def _condition(results: ConditionResults) -> str:
     return "\n".join(lines)
 
 
-def _scores(arm: ArmResults, reference: ArmResults) -> list[str]:
-    dev = f"{arm.mean('dev_loss'):.3f}"
-    return [arm.name, dev, spread(arm.tests), *difference(arm.differences(reference), arm is reference)]
+def _scores(arm: ArmResults, results: ConditionResults) -> list[str]:
+    dev, reference, control = f"{arm.mean('dev_loss'):.3f}", results.reference, results.vocabulary
+    gaps = difference(arm.differences(reference), arm is reference)
+    above = above_vocabulary(arm.differences(control) if control and arm is not control else [])
+    return [arm.name, dev, spread(arm.tests), *gaps, above]
+
+
+def above_vocabulary(values: Sequence[float]) -> str:
+    """Mean and t interval of paired differences to the arm vocabulary; a dash where there are none."""
+    if (found := interval(values)) is None:
+        return DASH
+    return f"{found.mean:+.2f}" + ("" if found.half is None else f", {found.low:+.2f} to {found.high:+.2f}")
 
 
 def difference(values: Sequence[float], is_reference: bool = False) -> list[str]:
@@ -125,21 +137,30 @@ def _mean(conditions: Sequence[ConditionResults]) -> str:
         arms = [condition.arms[index] for condition in conditions]
         tests = [fmean(values) for values in zip(*(arm.tests for arm in arms), strict=True)]
         gaps = mean_differences(conditions, index)
-        rows.append([name, spread(tests), *difference(gaps, arms[0] is conditions[0].reference)])
+        above = above_vocabulary(mean_differences(conditions, index, VOCABULARY) if name != VOCABULARY else [])
+        rows.append([name, spread(tests), *difference(gaps, arms[0] is conditions[0].reference), above])
     return "\n".join(
         [
             f"## Mean of {', '.join(condition.name for condition in conditions)}",
             "",
-            f"By seed; differences are to {conditions[0].reference.name}.",
+            f"By seed; differences are to {conditions[0].reference.name} and to vocabulary.",
             "",
             _rows((HEADER[0], *HEADER[2:]), rows),
         ]
     )
 
 
-def mean_differences(conditions: Sequence[ConditionResults], index: int) -> list[float]:
-    """The mean over conditions of an arm's differences, by seed."""
-    each = [condition.arms[index].differences(condition.reference) for condition in conditions]
+def mean_differences(conditions: Sequence[ConditionResults], index: int, to: str | None = None) -> list[float]:
+    """The mean over conditions of an arm's differences to the arm `to`, or to the reference, by seed.
+
+    Empty where there is no arm `to`.
+    """
+    each = []
+    for condition in conditions:
+        other = condition.arm(to) if to else condition.reference
+        if other is None:
+            return []
+        each.append(condition.arms[index].differences(other))
     return [fmean(values) for values in zip(*each, strict=True)]
 
 
@@ -171,20 +192,21 @@ def runs_csv(conditions: Sequence[ConditionResults]) -> str:
 
 
 def differences_csv(conditions: Sequence[ConditionResults]) -> str:
-    """A line for each arm of each condition: its paired differences to the reference, in points on test."""
+    """Lines for each arm of each condition: paired differences to the reference and to vocabulary, in test points."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     ends = [f"{kind}95_{end}" for kind in ("t", "bootstrap") for end in ("low", "high")]
     writer.writerow(["condition", "arm", "reference", "seeds", "mean", *ends, "better", "worse", "sign_p"])
     for condition in conditions:
-        for arm in condition.arms:
-            if arm is condition.reference:
+        others = [other for other in (condition.reference, condition.vocabulary) if other]
+        for arm, other in product(condition.arms, others):
+            if arm is other:
                 continue
-            gaps = arm.differences(condition.reference)
+            gaps = arm.differences(other)
             found, signs = interval(gaps), sign_test(gaps)
             assert found is not None
             limits = [found.low, found.high, *bootstrap(gaps)] if found.half is not None else [""] * 4
             counts = [signs.wins, signs.losses, signs.p]
-            names = [condition.name, arm.name, condition.reference.name]
+            names = [condition.name, arm.name, other.name]
             writer.writerow([*names, len(gaps), found.mean, *limits, *counts])
     return file.getvalue()

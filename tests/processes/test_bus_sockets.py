@@ -190,6 +190,23 @@ def test_work_goes_out_and_its_answer_comes_back():
         assert end.counts().ended["settled"] == 1
 
 
+def test_news_says_when_to_look():
+    """A turn of the loop without news costs one look, so news must not be missed, nor be there always."""
+    with trainer() as end, proposer(end.endpoint) as peer:
+        assert not end.news
+        peer.ready(1, {})
+        until(lambda: pump(peer) or end.news)
+        assert end.can_lease()
+        assert end.poll() == [] and not end.news
+        peer.ready(1, {})
+        pump(peer)
+        work = received(peer, Work) if end.lease(digest(), 1) else None
+        assert not end.news  # nobody is free, and nothing has come
+        peer.propose(end.endpoint, Proposal(lease=work.lease, model="m", candidates=[], usage=Usage(seconds=0)))
+        until(lambda: end.news)
+        assert end.poll() and not end.news
+
+
 def test_outcomes_and_bye_reach_everyone():
     outcome = Outcomes(
         run="r", lease="l", step=3, outcomes=[CandidateOutcome(words="w", outcome="adopted", score=1.0, gain=0.1)]
@@ -300,7 +317,7 @@ def test_a_stopped_proposer_is_forgotten_and_comes_back():
         assert answers(end)
 
 
-def test_both_sides_go_on_after_a_stop_longer_than_the_heartbeats():
+def test_both_sides_go_on_after_a_stop_longer_than_tcp_waits():
     with (
         process(TRAINER, ANY_PORT) as one,
         process(TRAINER, ANY_PORT) as two,
@@ -339,7 +356,7 @@ LEASING = """
 
 
 def test_no_time_passes_while_the_trainer_is_suspended():
-    """Stopped for longer than a peer may be silent, but less than the heartbeats: the lease is still settled."""
+    """Stopped for longer than a peer may be silent: the lease is still settled."""
     with process(LEASING, ANY_PORT) as child:
         endpoint = child.stdout.readline().strip()
         with proposer(endpoint) as peer:
@@ -456,6 +473,38 @@ def test_a_flood_does_not_starve_the_others():
         finally:
             stop.set()
             thread.join()
+
+
+FLOOD = """
+    import sys, time
+    import zmq
+
+    context, sockets = zmq.Context(), []
+    for _ in range(40):
+        sockets.append(context.socket(zmq.DEALER))
+        sockets[-1].setsockopt(zmq.RCVHWM, 1)
+        sockets[-1].connect(sys.argv[1])
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        for socket in sockets:
+            try:
+                socket.send(b"x" * 50, zmq.NOBLOCK)
+            except zmq.Again:
+                pass
+    print("sent", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_those_that_flood_may_die():
+    """Connections that break while their messages are unread, as the trainer reads a flood slowly."""
+    with process(TRAINER, ANY_PORT) as child:
+        endpoint = child.stdout.readline().strip()
+        with process(FLOOD, endpoint) as flood:
+            assert flood.stdout.readline() == "sent\n"
+        time.sleep(3)  # libzmq does what is due on broken connections
+        with process(PROPOSER, endpoint, 0):
+            assert child.stdout.readline()
 
 
 def test_who_reads_nothing_blocks_nobody():

@@ -106,6 +106,7 @@ def test_only_arms_that_ask_are_made_for_each_delay():
     base = Settings(recipe="demo")
     slow = with_delays(named("llm-sync"), [60])[0].apply(base)
     assert slow.restarts.sync_wait_seconds == base.restarts.sync_wait_seconds + 60
+    assert slow.bus.lease_seconds == base.bus.lease_seconds + 60
 
 
 def test_conditions_are_all_combinations_each_with_its_own_folder():
@@ -114,6 +115,14 @@ def test_conditions_are_all_combinations_each_with_its_own_folder():
     assert [condition.name for condition in grid(["demo"], [], [])] == ["demo"]
     with pytest.raises(UserError, match="same name"):
         grid(["demo", "elsewhere/demo.toml"], [], [])
+
+
+def test_data_is_taken_from_a_folder_where_it_has_some(tmp_path):
+    (tmp_path / "SST2").mkdir()
+    assert Condition("sst2", None, None).settings([], tmp_path).task.path == str(tmp_path / "SST2")
+    assert Condition("demo", None, None).settings([], tmp_path).task.path == "package:shared/recipes/helpdesk"
+    lacking = Condition("agnews", None, None).settings([], tmp_path).task  # data of the hub are not a recipe's own
+    assert (lacking.path, lacking.hub) == (str(tmp_path / "agnews"), None)
 
 
 def test_a_condition_changes_start_and_shots():
@@ -185,7 +194,26 @@ def test_the_tables_say_differences_to_plain_best_and_what_arms_cost():
 
 def test_a_single_seed_has_no_interval():
     text = tables.markdown([ConditionResults("demo", [arm("plain", [0.5]), arm("llm", [0.7])], [])], "c", ROOT)
-    assert "| llm | 1.000 | 70.0 | +20.00 | - | - | 1 : 0 (p = 1.000) |" in text
+    assert "| llm | 1.000 | 70.0 | +20.00 | - | - | 1 : 0 (p = 1.000) | - |" in text
+
+
+def test_arms_are_compared_with_random_words_where_these_were_run():
+    """The mean over conditions is paired by seed as well."""
+    one = ConditionResults("one", [arm("plain", [0.5, 0.5]), arm("vocabulary", [0.6, 0.7]), arm("llm", [0.7, 0.9])], [])
+    two = ConditionResults("two", [arm("plain", [0.5, 0.5]), arm("vocabulary", [0.6, 0.7]), arm("llm", [0.9, 0.7])], [])
+    text = tables.markdown([one, two], "c", ROOT)
+    last = [line.strip("| ").split(" | ")[-1] for line in text.splitlines() if line.startswith("| llm ")]
+    for gaps, cell in zip([[10.0, 20.0], [30.0, 0.0], [20.0, 10.0]], [last[0], last[2], last[4]], strict=True):
+        found = interval(gaps)
+        assert cell == f"{found.mean:+.2f}, {found.low:+.2f} to {found.high:+.2f}"
+    assert [line.split(" | ")[-1] for line in text.splitlines() if line.startswith("| vocabulary ")][::2] == ["- |"] * 3
+    gaps = list(csv.DictReader(io.StringIO(tables.differences_csv([one]))))
+    assert [(row["arm"], row["reference"]) for row in gaps] == [
+        ("plain", "vocabulary"),
+        ("vocabulary", "plain"),
+        ("llm", "plain"),
+        ("llm", "vocabulary"),
+    ]
 
 
 def test_the_csv_files_have_a_line_for_each_run_and_each_difference():

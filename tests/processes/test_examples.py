@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from conftest import run_program
 from forks import Household
 
@@ -30,12 +31,10 @@ MACHINE_PATH = re.compile(r"/(?:home|root|tmp|usr|opt|work|Users|private)/|[A-Z]
 
 @pytest.fixture(autouse=True)
 def checkout(monkeypatch):
-    """A user's environment: the checkout is installed, nothing of Tandem is set, one core is enough."""
+    """A user's environment: nothing of Tandem is set, one core is enough."""
     for name in [name for name in os.environ if name.startswith("TANDEM_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    torch.set_num_threads(1)
 
 
 def run_example(name, folder):

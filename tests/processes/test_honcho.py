@@ -30,7 +30,7 @@ def demo(tmp_path_factory):
 def test_the_demo_ends_by_itself_with_a_table_and_status_0(demo):
     _, run = demo
     assert run.wait() == 0, run.text
-    for row in ("untrained prompt", "Tandem, ", "plain prompt tuning, "):
+    for row in ("untrained prompt", "Tandem, ", "plain prompt tuning, ", "random words, "):
         assert re.search(rf"\| {row}.*\d+\.\d%  \d\.\d+ .*\d+\.\d%  \d\.\d+", run.text), run.text
     assert "| result: " in run.text
     assert "SIGKILL" not in run.text, "honcho had to kill the proposer"

@@ -8,26 +8,66 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 
 import pytest
 import torch
-from conftest import run_program
-from forks import Household
+from forks import Fork, Household, load_libraries
 from safetensors.torch import load_file
 
-from scripts.harness.processes import SMALL
-from trainer.command import main
+from scripts.harness.processes import SMALL, FreshLLM
 
-KILLS = int(os.environ.get("KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "5"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))
 """Draws the moments."""
 
-SHORT = {
-    "TANDEM_STEPS": "240",
-    "TANDEM_NUM_EVALS": "24",
-    "TANDEM_RESTARTS__SOURCE": "vocabulary",
+LANE_STEPS = 300
+
+SHORT = SMALL | {
+    "TANDEM_STEPS": str(LANE_STEPS),
+    "TANDEM_NUM_EVALS": "30",
     "TANDEM_RESTARTS__MAX_CHALLENGERS": "2",
 }
+
+
+class Lives:
+    """Runs in one folder, and trainers that work on them."""
+
+    def __init__(self, folder, **environment):
+        self.runs = folder / "runs"
+        self.folder = folder
+        self.environment = SHORT | {"TANDEM_FOLDER": str(self.runs)} | environment
+        self.count = 0
+
+    def begin(self, *arguments):
+        self.count += 1
+        return Fork(self.folder / f"life-{self.count}.log", "trainer", *arguments, **self.environment)
+
+    def complete(self, *arguments):
+        """Seconds that a trainer takes that is left alone."""
+        began = time.monotonic()
+        trainer = self.begin(*arguments)
+        assert trainer.wait() == 0, trainer.text
+        return time.monotonic() - began
+
+    def kill(self, name, draw, seconds, kills):
+        """Kill a run's trainers up to `kills` times at moments drawn from `seconds`; then let one finish. The kills."""
+        run = self.runs / name
+        done = 0
+        while done < kills and not (run / "summary.json").exists():
+            trainer = self.begin(*self.arguments(name))
+            time.sleep(draw.uniform(0, seconds))
+            if not trainer.ended:
+                trainer.send(signal.SIGKILL)
+            done += trainer.wait() < 0
+            assert "Traceback" not in trainer.text and "error" not in trainer.text, trainer.text
+        if not (run / "summary.json").exists():
+            self.complete(*self.arguments(name))
+        return done
+
+    def arguments(self, name):
+        """Resume the run; begin it where the process was killed before it had settings."""
+        return ("--name", name, "--if-exists", "resume")
 
 
 def events(run):
@@ -39,38 +79,55 @@ def same_weights(one, other):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.timeout(120 + 30 * KILLS)
-@pytest.mark.parametrize(("mode", "kills"), [("async", KILLS), ("sync", 1)])
-def test_a_run_that_is_killed_again_and_again_ends_as_one_left_alone_and_is_replayed(
-    tmp_path, monkeypatch, mode, kills
-):
+def check_history(run):
+    """Every step and evaluation stands in it once, to the end; the words of its trials."""
+    found = events(run)
+    kinds = Counter(event["kind"] for event in found)
+    assert kinds["started"] == 1 and kinds["ended"] == 1
+    for kind in ("step", "evaluation"):
+        steps = [event["step"] for event in found if event["kind"] == kind]
+        assert steps == sorted(set(steps))
+    assert found[-1]["step"] == LANE_STEPS
+    entries = [json.loads(line)["sequence"] for line in (run / "record.jsonl").read_text().splitlines()]
+    assert entries == list(range(len(entries)))
+    return [event["words"] for event in found if event["kind"] == "trial"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries():
+    load_libraries()
+
+
+@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.parametrize("mode", ["async", "sync"])
+def test_a_run_that_is_killed_again_and_again_ends_as_one_left_alone_and_is_replayed(tmp_path, mode):
     draw = random.Random(SEED)
-    with Household(tmp_path, **SMALL, **SHORT, TANDEM_RESTARTS__MODE=mode) as home:
-        for name, value in home.environment.items():
-            monkeypatch.setenv(name, value)
-        assert run_program(main, "--name", "alone").status == 0
-        pace = [event["time"] for event in events(home.runs / "alone")]
-        for number in range(kills):
-            arguments = ["--name", "killed"] if number == 0 else ["--resume", str(home.runs / "killed")]
-            trainer = home.trainer(*arguments)
-            trainer.wait_for(r"step \d+/240|result: ")
-            time.sleep(draw.uniform(0, (pace[-1] - pace[0]) * 1.5 / kills))
-            trainer.send(signal.SIGKILL)
-            trainer.wait()
-            if (home.runs / "killed" / "summary.json").exists():
-                break
-        else:
-            last = run_program(main, "--resume", home.runs / "killed")
-            assert last.status == 0, last
-        assert run_program(main, "--replay", home.runs / "killed", "--name", "replayed").status == 0
-        killed = home.runs / "killed"
-        found = events(killed)
-        assert [event["kind"] for event in found].count("resumed") >= 1
-        steps = [event["step"] for event in found if event["kind"] == "step"]
-        assert steps == sorted(set(steps)) and steps[-1] == 240
-        evaluations = [event["step"] for event in found if event["kind"] == "evaluation"]
-        assert evaluations == sorted(set(evaluations))
-        words = [event["words"] for event in found if event["kind"] == "trial"]
-        assert words and words == [e["words"] for e in events(home.runs / "alone") if e["kind"] == "trial"]
-        assert same_weights(killed, home.runs / "alone")
-        assert same_weights(killed, home.runs / "replayed")
+    lives = Lives(tmp_path, TANDEM_RESTARTS__SOURCE="vocabulary", TANDEM_RESTARTS__MODE=mode)
+    seconds = lives.complete("--name", "alone")
+    trials = check_history(lives.runs / "alone")
+    kills = KILLS if mode == "async" else 2
+    number = done = 0
+    while done < kills:
+        number += 1
+        done += lives.kill(f"killed-{number}", draw, seconds, kills - done)
+        run = lives.runs / f"killed-{number}"
+        assert trials and check_history(run) == trials
+        assert same_weights(run, lives.runs / "alone")
+    lives.complete("--replay", str(run), "--name", "replayed")
+    assert same_weights(lives.runs / "replayed", run)
+    print(f"{done} kills in {number} runs of {seconds:.1f} s, {lives.count} processes")
+
+
+@pytest.mark.timeout(120 + 20 * KILLS)
+def test_the_replay_of_a_killed_run_with_proposers_has_its_weights(tmp_path):
+    draw = random.Random(SEED)
+    llm = FreshLLM()
+    with Household(tmp_path, **SMALL) as home:
+        home.asking(llm)
+        lives = Lives(tmp_path, **home.environment)
+        seconds = lives.complete("--name", "alone")
+        done = lives.kill("killed", draw, seconds / 2, max(2, KILLS // 5))
+        assert check_history(lives.runs / "killed")
+        assert done
+    lives.complete("--replay", str(lives.runs / "killed"), "--name", "replayed")
+    assert same_weights(lives.runs / "replayed", lives.runs / "killed")

@@ -16,7 +16,7 @@ EARLY_SECONDS = float(os.environ.get("EARLY_SECONDS", "5"))
 longer than the suite has time for."""
 
 STOPPED_SECONDS = 10.0
-"""More than the 6 s after which ZeroMQ's heartbeats give a peer up."""
+"""More than the 6 s after which TCP gives a peer up that acknowledges nothing."""
 
 
 def summary(run):

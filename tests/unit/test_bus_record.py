@@ -6,11 +6,14 @@ import os
 import pytest
 
 from bus.channel import Answer, LeaseEnded
+from bus.client import BusClient
 from bus.in_process import InProcessChannel
 from bus.messages import CandidateOutcome, Digest, Outcomes, Proposal, Usage
 from bus.record import Entry, Leased, RecordingChannel, read
 from bus.replay import ReplayChannel
+from bus.server import BusServer
 from shared.errors import UserError
+from shared.settings import BusSettings
 
 
 def digest(step):
@@ -226,6 +229,22 @@ def test_every_line_is_written_before_the_run_goes_on(tmp_path):
     channel.poll()
     assert len(list(read(path))) == 2
     assert channel.offset() == path.stat().st_size
+
+
+def test_leases_that_end_with_the_channel_are_recorded(tmp_path):
+    path = tmp_path / "bus.jsonl"
+    server = BusServer(BusSettings(bind="tcp://127.0.0.1:*", ready_seconds=0.1), run="r")
+    channel = RecordingChannel(server, path, lambda: 0)
+    client = BusClient(BusSettings(connect=[server.endpoint], ready_seconds=0.1), name="p", model="m")
+    client.ready(1, {})
+    while not channel.can_lease():
+        client.receive(0.01)
+    (lease,) = channel.lease(digest(0), 1)
+    channel.close()
+    channel.close()
+    client.close()
+    last = list(read(path))[-1].event
+    assert (last.lease, last.how) == (lease.id, "gone")
 
 
 def test_a_resumed_run_goes_on_where_its_checkpoint_was_saved(recorded):

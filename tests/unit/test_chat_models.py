@@ -1,6 +1,8 @@
 """Model specs and requests, with the providers' real clients against a server on loopback, and the embedded model."""
 
+import ast
 import asyncio
+import io
 import json
 import os
 import subprocess
@@ -9,7 +11,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,7 @@ from shared.errors import UserError
 from shared.settings import BudgetSettings, ProposerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
+SHORT = DIGEST.model_copy(update={"num_candidates": 3})
 
 
 @pytest.fixture
@@ -386,37 +391,57 @@ def test_a_server_that_is_not_ollama_is_named(status, text):
     server.server_close()
 
 
+TRAPS = [
+    ("ALL_PROXY", "socks5://127.0.0.1:1"),
+    ("ALL_PROXY", "nonsense://127.0.0.1:1"),
+    ("HTTPS_PROXY", "http://[::1"),
+    ("SSL_CERT_FILE", "/no/such/file"),
+]
+"""Variables that libraries trip over."""
+
+IN_FORKS = """
+import os, sys, traceback
+import langchain.chat_models
+from proposer.chat_models import make_model
+from shared.errors import UserError
+from shared.settings import ProposerSettings
+for number, case in enumerate(sys.argv[1:]):
+    if not os.fork():
+        provider, variable, value = case.split()
+        os.environ[variable] = value
+        try:
+            make_model(ProposerSettings(model=f"{provider}:x"))
+            line = "accepted"
+        except UserError as error:
+            line = str(error)
+        except BaseException:
+            line = traceback.format_exc()
+        print(number, repr(line), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def tripped():
+    """What is said of each provider and trap, in forks that have not loaded the provider's library: some make a
+    client when they are imported."""
+    cases = [(provider, *trap) for provider in SERVED for trap in TRAPS if find_spec(f"langchain_{provider}")]
+    environment = {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY}
+    done = script(IN_FORKS, *map(" ".join, cases), **environment)
+    said = [ast.literal_eval(line.split(" ", 1)[1]) for line in done.stdout.splitlines()]
+    assert done.stderr == ""
+    return dict(zip(cases, said, strict=True))
+
+
 @pytest.mark.parametrize("provider", SERVED)
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("ALL_PROXY", "socks5://127.0.0.1:1"),
-        ("ALL_PROXY", "nonsense://127.0.0.1:1"),
-        ("HTTPS_PROXY", "http://[::1"),
-        ("SSL_CERT_FILE", "/no/such/file"),
-    ],
-)
-def test_what_a_library_trips_over_is_one_line(provider, variable, value):
-    """In a process of its own: some libraries make a client when they are imported."""
+@pytest.mark.parametrize(("variable", "value"), TRAPS)
+def test_what_a_library_trips_over_is_one_line(provider, variable, value, tripped):
     pytest.importorskip(f"langchain_{provider}")
-    code = (
-        "import sys\n"
-        "from proposer.chat_models import make_model\n"
-        "from shared.errors import UserError\n"
-        "from shared.settings import ProposerSettings\n"
-        "try:\n"
-        "    make_model(ProposerSettings(model=sys.argv[1]))\n"
-        "except UserError as error:\n"
-        "    print(error)\n"
-    )
-    environment = {**os.environ, "OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY, variable: value}
-    done = subprocess.run(
-        [sys.executable, "-c", code, f"{provider}:x"], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) <= 1  # some libraries accept it
+    line = tripped[provider, variable, value]
+    assert len(line.splitlines()) == 1
     if value.startswith("socks5") and provider == "ollama":
-        assert "pip install socksio" in done.stdout
+        assert "pip install socksio" in line
 
 
 def test_a_compatible_server_of_ones_own_needs_no_key(server):
@@ -560,11 +585,11 @@ class Calls(BaseCallbackHandler):
             raise self.error
 
 
-def script(code, **environment):
+def script(code, *arguments, **environment):
     """A fresh interpreter that runs `code` in the checkout."""
     path = os.pathsep.join(filter(None, (environment.pop("PYTHONPATH", ""), str(ROOT))))
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         env={**os.environ, **environment, "PYTHONPATH": path},
         capture_output=True,
@@ -573,25 +598,37 @@ def script(code, **environment):
     )
 
 
+@pytest.fixture(scope="module")
+def embedded():
+    """The embedded model, loaded once."""
+    return make("embedded", seed=1, max_tokens=50)
+
+
+@pytest.fixture(scope="module")
+def instructed():
+    return make("embedded", seed=1, prompt_style="instruct", max_tokens=60)
+
+
 @needs_embedded
 class TestEmbedded:
-    def test_continues_the_list(self):
-        answer = ask(make("embedded", seed=1), "continue")
+    def test_continues_the_list(self, embedded):
+        answer = ask(embedded, "continue")
         assert 4 <= len(answer.candidates) <= 8
         assert answer.tokens_in > answer.tokens_out > 0
 
     def test_a_seed_repeats_itself_and_no_seed_does_not(self):
-        seeded, again, free = (ask(make("embedded", seed=seed), "continue").candidates for seed in (5, 5, None))
+        models = (make("embedded", seed=seed) for seed in (5, 5, None))
+        seeded, again, free = (ask(model, "continue", digest=SHORT).candidates for model in models)
         assert seeded == again
         assert seeded != free
 
     def test_a_file_of_ones_own(self):
         from proposer.embedded import packaged_model
 
-        assert ask(make(f"embedded:{packaged_model()}"), "continue").candidates
+        assert ask(make(f"embedded:{packaged_model()}"), "continue", digest=SHORT).candidates
 
-    def test_can_be_instructed(self):
-        answer = ask(make("embedded", seed=1, prompt_style="instruct", max_tokens=60), "instruct")
+    def test_can_be_instructed(self, instructed):
+        answer = ask(instructed, "instruct")
         assert 0 < answer.tokens_out <= 60
 
     def test_a_long_meta_prompt_loses_its_beginning(self, monkeypatch):
@@ -601,16 +638,15 @@ class TestEmbedded:
         assert result.generations[0][0].text.strip()
         assert result.llm_output["token_usage"]["prompt_tokens"] == 64 - 5
 
-    def test_a_long_instruction_keeps_the_chat_format(self):
-        model = make("embedded", seed=1, prompt_style="instruct", max_tokens=5)
-        tokens = model._tokens("word " * 900, 100)
-        before, after = model._frame
+    def test_a_long_instruction_keeps_the_chat_format(self, instructed):
+        tokens = instructed._tokens("word " * 900, 100)
+        before, after = instructed._frame
         assert len(tokens) == 100
         assert tokens[: len(before)] == before and tokens[-len(after) :] == after
 
-    @pytest.mark.parametrize("kind", ["continue", "instruct"])
-    def test_special_tokens_in_text_are_text(self, kind):
-        model = make("embedded", seed=1, prompt_style=kind)
+    @pytest.mark.parametrize("kind", ["embedded", "instructed"])
+    def test_special_tokens_in_text_are_text(self, kind, request):
+        model = request.getfixturevalue(kind)
         plain, special = (model._tokens(f"to sort{text}", 4000) for text in ("", "<|im_end|>"))
         assert len(special) > len(plain) + 1
         assert special.count(2) == plain.count(2)  # 2 is <|im_end|>
@@ -625,17 +661,19 @@ class TestEmbedded:
             "    replies = model.generate(['Words: red, blue, green,'] * n + ['Names: Ann, Bob,'])\n"
             "    print(*(repr(reply[0].text) for reply in replies.generations))\n"
         )
-        first, second = script(code), script(code)
-        assert first.stdout == second.stdout and first.returncode == 0, first.stderr
+        first = script(code)
+        here = io.StringIO()
+        with redirect_stdout(here):
+            exec(code, {})
+        assert first.stdout == here.getvalue() and first.returncode == 0, first.stderr
         replies = [line.split("' '") for line in first.stdout.splitlines()]
         assert [len(line) for line in replies] == [6, 21, 3]
         assert len(set(replies[1][:-1])) > 10, "replies to one prompt are drawn apart"
 
-    def test_tokens_of_all_replies_are_counted(self):
-        model = make("embedded", seed=1, max_tokens=3)
-        usage = model.generate(["One two three four five six"] * 5).llm_output["token_usage"]
+    def test_tokens_of_all_replies_are_counted(self, embedded):
+        usage = embedded.generate(["One two three four five six"] * 5, max_tokens=3).llm_output["token_usage"]
         assert usage["completion_tokens"] == 15
-        assert usage["prompt_tokens"] == 5 * len(model._tokens("One two three four five six", 4000))
+        assert usage["prompt_tokens"] == 5 * len(embedded._tokens("One two three four five six", 4000))
 
     def test_caches_of_earlier_prompts_make_room(self, monkeypatch):
         """Two prompts together are longer than the context."""
@@ -645,9 +683,8 @@ class TestEmbedded:
             replies = model.generate([f"{word} " * 200] * 16).generations
             assert len(replies) == 16 and all(reply[0].text for reply in replies)
 
-    def test_its_port_is_shut_to_others(self):
-        model = make("embedded", seed=1)
-        address = model._server._server.listening_address
+    def test_its_port_is_shut_to_others(self, embedded):
+        address = embedded._server._server.listening_address
         assert address.startswith("http://127.0.0.1:")
         for path, body in (("/completion", b'{"prompt": "a"}'), ("/tokenize", b'{"content": "a"}'), ("/slots", None)):
             for headers in ({}, {"Authorization": "Bearer wrong"}):
@@ -662,11 +699,11 @@ class TestEmbedded:
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         assert make("embedded", seed=1).invoke("One, two,", max_tokens=2)
 
-    def test_requests_wait_for_each_other(self):
-        chain = ProposalChain(make("embedded", seed=1), "continue")
+    def test_requests_wait_for_each_other(self, embedded):
+        chain = ProposalChain(embedded, "continue")
 
         async def three():
-            return await asyncio.gather(*(chain.ask(DIGEST, [], time.monotonic() + 60) for _ in range(3)))
+            return await asyncio.gather(*(chain.ask(SHORT, [], time.monotonic() + 60) for _ in range(3)))
 
         answers = RUNNER.run(three())
         assert [bool(answer.candidates) for answer in answers] == [True] * 3
@@ -674,21 +711,19 @@ class TestEmbedded:
     def test_breaks_off_when_its_time_is_up(self):
         assert is_timeout(failure(make("embedded", seed=1, prompt_style="instruct"), seconds=0.3))
 
-    def test_breaks_off_while_it_reads_a_long_prompt(self):
+    def test_breaks_off_while_it_reads_a_long_prompt(self, embedded):
         """Called for every 128 of 1,000 prompt tokens, it raises before the reply, which has one token."""
-        model = make("embedded", seed=1, max_tokens=1)
         calls = Calls(until=6)
         with pytest.raises(TimeoutError):
-            model.invoke("word " * 1000, {"callbacks": [calls]})
+            embedded.invoke("word " * 1000, {"callbacks": [calls]}, max_tokens=1)
         assert calls.count == 6
-        assert model.invoke("One, two,").strip()  # and the next request is served
+        assert embedded.invoke("One, two,").strip()  # and the next request is served
 
     @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ValueError])
-    def test_whatever_a_callback_raises_comes_through(self, error):
-        model = make("embedded", seed=1, max_tokens=50)
+    def test_whatever_a_callback_raises_comes_through(self, error, embedded):
         with pytest.raises(error):
-            model.invoke("One, two,", {"callbacks": [Calls(until=2, error=error)]})
-        assert model.invoke("One, two,").strip()
+            embedded.invoke("One, two,", {"callbacks": [Calls(until=2, error=error)]})
+        assert embedded.invoke("One, two,").strip()
 
     def test_a_signal_in_the_warm_up_ends_the_process_in_order(self):
         code = (

@@ -215,7 +215,8 @@ def test_the_state_of_a_run(tmp_path, told, summary, state):
 def test_runs_are_found_in_a_folder_and_its_folders(tmp_path):
     for name in ("a/plain-s1", "a/llm-s1", "b"):
         run_directory(tmp_path / name, STARTED)
-    run_directory(tmp_path / "b" / "baseline", STARTED)
+    for nested in ("baseline", "control"):
+        run_directory(tmp_path / "b" / nested, STARTED)
     assert [str(path.relative_to(tmp_path)) for path in find_runs(tmp_path)] == ["a/llm-s1", "a/plain-s1", "b"]
     assert find_runs(tmp_path / "b") == [tmp_path / "b"]
 

@@ -1,7 +1,9 @@
 """Models as they come: damaged, foreign, of any architecture or type; each works as meant or is one line."""
 
+import itertools
 import json
 import pickle
+import re
 import shutil
 import struct
 
@@ -51,6 +53,7 @@ def copied(originals, tmp_path):
         shutil.copytree(originals[kind], folder)
         return folder
 
+    copy.folder = tmp_path / "model"
     return copy
 
 
@@ -102,6 +105,38 @@ def test_more_layers_than_there_are_weights_are_refused(copied, kind):
     assert "lacks weights of its frozen part" in refusal(kind, folder)
 
 
+@pytest.mark.parametrize("kind", [*FAMILIES, "clip"])
+def test_fewer_layers_than_there_are_weights_are_refused(copied, kind):
+    folder = copied(kind)
+    config = json.loads((folder / "config.json").read_text())
+    (config["text_config"] if kind == "clip" else config)["num_hidden_layers"] = 1
+    config.pop("layer_types", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "config.json asks for fewer layers than the weights have" in refusal(kind, folder)
+
+
+@pytest.mark.parametrize("kind", [*FAMILIES, "clip"])
+def test_weights_that_are_not_finite_are_named(copied, kind):
+    name = change_weights(copied(kind), lambda value: value.index_fill(0, torch.tensor([len(value) - 1]), torch.nan))
+    assert f"{name} has values that are NaN or infinite" in refusal(kind, copied.folder)
+
+
+@pytest.mark.parametrize("kind", [*FAMILIES, "clip"])
+def test_whole_numbers_in_the_place_of_weights_are_refused(copied, kind):
+    name = change_weights(copied(kind), lambda value: (100 * value).to(torch.int8))
+    assert f"has whole numbers in {name}" in refusal(kind, copied.folder)
+
+
+def change_weights(folder, change):
+    """Change the embeddings of tokens in the files of a model; their name."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if re.search(r"(word_embeddings|embed_tokens|token_embedding)\.weight", name))
+    save_file({**weights, name: change(weights[name]).contiguous()}, folder / "model.safetensors", {"format": "pt"})
+    return name
+
+
 def test_a_sentence_encoder_may_lack_the_pooler_that_nothing_reads(copied):
     from safetensors.torch import load_file, save_file
 
@@ -136,6 +171,27 @@ def test_prompt_and_head_are_float32_whatever_the_weights_are_stored_in(copied, 
 
 
 # Damaged files
+
+
+WRONG = [None, [], {}, "x", 7, -1, [{}], {"a": 7}]
+
+
+@pytest.mark.parametrize("kind", [*FAMILIES, "clip"])
+def test_json_of_another_form_loads_the_same_model_or_is_one_line(copied, kind):
+    folder = copied(kind)
+    expected = None if kind == "clip" else scores(load(kind, folder))
+    for file in sorted(folder.rglob("*.json")):
+        whole = json.loads(file.read_text())
+        keys = ["model", "added_tokens"] if file.name == "tokenizer.json" else sorted(whole)[:: 1 + len(whole) // 6]
+        for key, wrong in zip([None, *keys], itertools.cycle(WRONG), strict=False):
+            file.write_text(json.dumps(wrong if key is None else {**whole, key: wrong}))
+            try:
+                model = load(kind, folder)
+            except UserError as error:
+                assert "\n" not in str(error) and str(error).startswith("backbone.path = "), error
+            else:
+                assert expected is None or scores(model).shape == expected.shape
+        file.write_text(json.dumps(whole))
 
 
 def pointer(file):

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import asdict
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shared.settings import RestartSettings
-from trainer.search.restarts import LONGEST_WORDS, Restarts, clean_words
+from trainer.search.restarts import LONGEST_WORDS, MAX_SEEN, Restarts, clean_words
 
 POLICIES = ["trial", "greedy", "always"]
 
@@ -236,6 +237,48 @@ def test_always_starts_what_scores_worse_too():
     assert restarts.replaced(candidate, 0.1).gain == pytest.approx(-3.9)
 
 
+# Without a trial
+
+
+def proven(restarts, advantages, loss=1.0, lane_steps=40):
+    """The words of the candidate that replaces the incumbent at once, if any."""
+    candidate = restarts.best_proven(advantages, loss, lane_steps)
+    return candidate.words if candidate else None
+
+
+def test_before_the_first_step_a_lower_loss_is_enough():
+    restarts = machine()
+    measure(restarts, {"a": 0.9, "b": 0.8, "c": 1.1})
+    assert proven(restarts, {"a": 0.2, "b": 0.1, "c": -0.1}, lane_steps=0) == "b"
+    assert proven(restarts, {"a": -0.2, "b": -0.1, "c": -0.3}, loss=0.7, lane_steps=0) is None
+
+
+@given(others=st.integers(0, 62), share=st.floats(0.01, 0.99))
+def test_in_training_the_losses_must_differ_beyond_chance_and_more_so_among_many(others, share):
+    needed = NormalDist().inv_cdf(1 - 0.05 / (1 + others))
+    rest = {f"other {number}": -1.0 for number in range(others)}
+    for advantage, expected in [(needed + 0.01, "a"), (share * needed, None)]:
+        restarts = machine()
+        measure(restarts, {"a": 0.5})
+        assert proven(restarts, {"a": advantage, **rest}) == expected
+        assert proven(restarts, {"a": advantage, **rest}, loss=0.5) is None  # by now the incumbent is as good
+
+
+def test_only_what_was_just_measured_can_be_proven():
+    restarts = machine()
+    measure(restarts, {"old": 0.1})
+    measure(restarts, {"new": 0.2})
+    assert proven(restarts, {"new": 9.0}) == "new"
+    assert proven(restarts, {"other": 9.0}) is None
+
+
+@pytest.mark.parametrize("policy", ["always", "greedy"])
+def test_other_policies_prove_nothing(policy):
+    restarts = machine(policy)
+    measure(restarts, {"a": 0.5})
+    assert proven(restarts, {"a": 9.0}) is None
+
+
 # Queue
 
 
@@ -399,6 +442,11 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         for candidate, _ in self.restarts.scored([self.scores[candidate.words] for candidate in fresh]):
             self.ends[candidate.words] += 1
         assert self.restarts.tally.scored - before == len(fresh) and not self.restarts.unscored
+        advantages = {candidate.words: 10 * (self.loss - candidate.score) for candidate in fresh}
+        if advantages and (best := self.restarts.best_proven(advantages, self.loss, self.lane_steps)):
+            assert best.score < self.loss
+            self.end(self.restarts.replaced(best, self.loss))
+            self.loss = best.score
 
     @rule(improved=st.booleans())
     def evaluate(self, improved):
@@ -468,3 +516,17 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
 
 TestEveryCandidateEndsOnce = EveryCandidateEndsOnce.TestCase
 TestEveryCandidateEndsOnce.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_what_is_remembered_of_prompts_is_bounded_and_survives_a_resume():
+    restarts = machine()
+    for number in range(MAX_SEEN + 10):
+        assert restarts.notice(f"prompt {number}")
+    state = json.loads(json.dumps(restarts.state_dict()))
+    again = Restarts.from_state_dict(restarts.settings, restarts.budget, state)
+    for one in (restarts, again):
+        assert len(one.seen) == MAX_SEEN
+        assert not one.notice(f"prompt {MAX_SEEN}")
+        assert one.notice("prompt 0")  # the oldest are forgotten
+        assert one.notice("prompt 10")  # and one for each that came since
+    assert list(restarts.seen) == list(again.seen)

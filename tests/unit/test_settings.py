@@ -210,6 +210,18 @@ IMPOSSIBLE = [
     ("bus.lease_seconds", "inf"),
     ("proposer.max_concurrency", "0"),
     ("metrics.port", "65536"),
+    ("seed", str(2**63)),
+    ("seed", str(2**32)),
+    ("proposer.seed", str(2**64)),
+    ("threads", "100000"),
+    ("folder", ""),
+    ("task.path", ""),
+    ("backbone.path", ""),
+    ("proposer.base_url", "localhost:11434"),
+    ("proposer.base_url", "ftp://host/v1"),
+    ("proposer.base_url", "unix:///run/ollama.sock"),
+    ("proposer.base_url", "http://"),
+    ("proposer.base_url", "http://two words/v1"),
 ]
 
 
@@ -239,6 +251,8 @@ def test_an_impossible_value_names_its_key_and_its_origin(monkeypatch, key, valu
         ('[prompt]\nper_class = true\n[backbone]\nfamily = "encoder"\n', "prompt.per_class"),
         ('[bus]\nconnect = ["tcp://ok:1", "nowhere"]\n', "bus.connect"),
         ('recipe = "nosuch"\n', "nosuch"),
+        ('folder = "a\\u0000b"\n', "folder"),
+        ('[proposer.budget]\nfile = "counts.json"\n', "proposer.budget.file"),
     ],
 )
 def test_an_impossible_value_in_a_file_is_refused(toml, text, key):
@@ -368,6 +382,11 @@ FOREIGN = [
     ("rte-minilm", "task.label", "class", "'text' or 'image'"),
     ("cifar10-coop", "task.text2", "body", "'text'"),
     ("demo", "task.image", "img", "'image'"),
+    ("outline-tinyclip", "task.image", "img", "without task.path"),
+    ("outline-tinyclip", "task.label", "class", "without task.path"),
+    ("demo", "task.config", "rte", "without task.path"),
+    ("demo", "backbone.augment", "true", "'image'"),
+    ("demo", "restarts.sync_wait_seconds", "0.1", "'sync'"),
     ("cifar10-coop", "prompt.words", "a picture of", "'words'"),
     ("rte-minilm", "prompt.per_class", "true", "'dual_encoder'"),
     ("demo", "prompt.frozen", "true", "'encoder'"),
@@ -397,6 +416,28 @@ def test_a_setting_that_another_layer_made_idle_is_refused_where_it_is_the_later
     assert "backbone.pooling (from the command line)" in line and "backbone.family = 'decoder'" in line
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "decider"),
+    [
+        ("sync_wait_seconds", "5.0", ("source", "vocabulary")),
+        ("digest", "blind", ("source", "random")),
+        ("max_challengers", "2", ("policy", "greedy")),
+        ("queue_size", "2", ("policy", "always")),
+        ("patience", "2", ("policy", "always")),
+    ],
+)
+def test_what_has_no_effect_on_restarts_is_refused_where_one_layer_says_both(monkeypatch, toml, key, value, decider):
+    options = ["--restarts.mode", "sync", f"--restarts.{decider[0]}", decider[1], f"--restarts.{key}", value]
+    if key == "patience":
+        options += ["--restarts.source", "random"]
+    line = refusal("demo", *options)
+    assert f"restarts.{key}" in line and f"restarts.{decider[0]} = {decider[1]!r}" in line
+    mine = toml(f'recipe = "demo"\n[restarts]\n{key} = {repr(value) if value.isalpha() else value}\n')
+    assert str(getattr(resolve(mine, *options[:-2] if key != "patience" else options[:4]).restarts, key)) == value
+    monkeypatch.setenv(f"TANDEM_RESTARTS__{key.upper()}", value)
+    assert str(getattr(resolve("demo", *options[:4]).restarts, key)) == value
+
+
 def test_defaults_and_recipes_never_count_as_without_effect():
     assert resolve("rte-roberta-large", "--backbone.family", "decoder").backbone.dropout == 0.1
     assert resolve("demo", "--backbone.pooling", "prompt", "--task.image", "image").recipe == "demo"
@@ -407,8 +448,8 @@ def test_defaults_and_recipes_never_count_as_without_effect():
 def test_no_recipe_sets_another_familys_settings(name):
     values = [layer.values for layer in file_layers(name)]
     family = resolve(name).backbone.family
-    idle = {setting for decider, kinds, settings in EFFECTS for setting in settings
-            if decider == "backbone.family" and family not in kinds}  # fmt: skip
+    idle = {name for effect in EFFECTS for name in effect.names
+            if family not in effect.needs.get("backbone.family", (family,))}  # fmt: skip
     for layer in values:
         assert not idle & {f"backbone.{key}" for key in layer.get("backbone", {})}
 
@@ -470,7 +511,16 @@ def test_wrong_keywords_are_one_line(values, said):
 
 
 @pytest.mark.parametrize(
-    "address", ["http://me:pa55word@host:1/v1", "http://me:pa55@word@host/v1", "http://pa55word@h"]
+    "address",
+    [
+        "http://me:pa55word@host:1/v1",
+        "http://me:pa55@word@host/v1",
+        "http://pa55word@h",
+        "http://me:it's\"pa55word@host/v1",
+        "http://me:pa55word@host/v1?api_key=pa55word&x=pa55",
+        "http://[hidden]@host/v1?key=pa55word@host",
+        "http://[hidden]@host#token=pa55word",
+    ],
 )
 def test_a_password_is_never_kept_or_shown(address):
     settings = Settings(proposer={"base_url": address})

@@ -117,6 +117,9 @@ def test_a_column_nobody_asked_for_never_breaks_the_file(tmp_path):
     parquet.write_table(pa.table({"text": ["a"], "odd": [b"\xff"], "far": pa.array([2**62], pa.timestamp("us"))}), path)
     assert read_table(path, ["text"]).rows == [{"text": "a"}]
     assert "'odd'" in refusal(path, "odd")
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"odd": 1, "text": "a", "odd": 2}\n')
+    assert read_table(path, ["text"]).rows == [{"text": "a"}]
     path = tmp_path / "train.csv"
     path.write_text("odd,text,odd\n1,a,2\n")
     assert read_table(path, ["text"]).rows == [{"text": "a"}]
@@ -157,12 +160,37 @@ def test_lines_end_at_line_feeds_alone():
         ("a.csv", b"text,label\n", "no rows"),
         ("a.jsonl", b"\n \n", "no rows"),
         ("a.parquet", b"PAR1", "parquet"),
+        ("a.jsonl", b'{"text": "a", "label": "x", "text": "b"}\n', "line 1: names the column 'text' twice"),
+        ("a.json", b'[{"text": "a", "label": "x", "label": "x"}]', "row 1: names the column 'label' twice"),
+        ("a.tsv", b'text\tlabel\n"so" it goes\tx\n', "a cell that begins with a quotation mark must end with one"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, said):
     path = tmp_path / name
     path.write_bytes(content)
     assert said in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([10**9], pa.timestamp("s", tz="Mars/Olympus")),
+        pa.array([2**40], pa.timestamp("s")),
+        pa.array([2**30], pa.date32()),
+    ],
+)
+def test_values_of_parquet_that_python_cannot_hold_are_one_line(tmp_path, values):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": values}), path)
+    assert "text cannot be read" in refusal(path)
+
+
+def test_a_column_that_stands_twice_in_parquet_is_refused_where_it_is_wanted(tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = [pa.array([value]) for value in "abc"]
+    parquet.write_table(pa.Table.from_arrays(columns, names=["text", "text", "label"]), path)
+    assert "its schema names the column 'text' twice" in refusal(path)
+    assert cell(path, "label") == ["c"]
 
 
 def test_numbered_classes_of_parquet_get_their_names(tmp_path):

@@ -46,6 +46,10 @@ def test_letters_and_emoji_stay():
         ("http://me:p/w@host", "http://[hidden]@host"),
         ("no route to https://me:pw@host: refused", "no route to https://[hidden]@host: refused"),
         ("http://host:1/v1", "http://host:1/v1"),
+        ("GET http://host/v1?key=abc&v=1: 401", "GET http://host/v1?[hidden] 401"),
+        ("'https://host/?token=abc' is wrong", "'https://host/?[hidden]' is wrong"),
+        ("a 'http://me:it's@host#abc'", "a 'http://[hidden]@host?[hidden]'"),
+        ("is http://host up? #1", "is http://host up? #1"),
         ("me@host", "me@host"),
     ],
 )

@@ -13,7 +13,8 @@ from bus.codec import decode, encode
 from bus.messages import CandidateOutcome, Digest, Work
 from trainer.search.digest import DigestWriter
 from trainer.search.evaluation import EvalResult
-from trainer.search.trajectory import RECENT, Trajectory
+from trainer.search.events import CandidatesPassedOver
+from trainer.search.trajectory import MAX_KEPT, RECENT, Trajectory
 
 SETTINGS = make_settings(prompt={"words": "kiwi fig"})
 LABELS = ["apple", "pear"]
@@ -199,3 +200,16 @@ def test_a_saved_trajectory_goes_on_as_it_was(fruit):
         one.step(0.6)
     assert digest(again, fruit, gradient) == digest(trajectory, fruit, gradient)
     assert isinstance(digest(again, fruit), Digest)
+
+
+def test_the_best_measured_prompts_and_the_last_outcomes_are_kept(fruit):
+    trajectory = Trajectory()
+    for number in range(2 * MAX_KEPT):
+        words = f"prompt {number}"
+        trajectory.measure(words, EvalResult(1.0 - number / 1e4 if number % 2 else 2.0, 0.5))
+        outcomes = [CandidateOutcome(words=words, outcome="dropped")]
+        trajectory(CandidatesPassedOver("lease", outcomes, number))
+    assert len(trajectory.measured) == len(trajectory.outcomes) == MAX_KEPT
+    assert all(entry.loss < 2.0 for entry in trajectory.measured.values())
+    assert trajectory.outcomes[-1].words == f"prompt {2 * MAX_KEPT - 1}"
+    assert digest(trajectory, fruit).best[0].words == f"prompt {2 * MAX_KEPT - 1}"

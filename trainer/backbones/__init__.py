@@ -8,6 +8,7 @@ from trainer.backbones.backbone import Backbone
 from trainer.backbones.decoder import Decoder
 from trainer.backbones.dual_encoder import DualEncoder
 from trainer.backbones.encoder import Encoder
+from trainer.backbones.model_files import refusing
 from trainer.tasks.examples import Task
 
 
@@ -28,13 +29,14 @@ def load_family(
     Raises:
         UserError: no such model, or it cannot do the task.
     """
-    match settings.family:
-        case "dual_encoder":
-            return DualEncoder(settings, prompt, labels, device)
-        case "encoder":
-            return Encoder(settings, prompt, labels, format, device)
-        case "decoder":
-            return Decoder(settings, prompt, labels, format, device)
+    with refusing(settings, "cannot be loaded", "copy the model again or choose another"):
+        match settings.family:
+            case "dual_encoder":
+                return DualEncoder(settings, prompt, labels, device)
+            case "encoder":
+                return Encoder(settings, prompt, labels, format, device)
+            case "decoder":
+                return Decoder(settings, prompt, labels, format, device)
 
 
 def choose_device(name: str) -> torch.device:

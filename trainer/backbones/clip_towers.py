@@ -137,7 +137,7 @@ def _load(name: str, settings: BackboneSettings, options: dict[str, Any]) -> tup
     with refusing(settings, f"{what}, its weights", hint):
         checks = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, found = load_model(name, **options, **checks, **SAFE)
-    check_loaded(settings, found)
+    check_loaded(settings, model, found)
     with refusing(settings, f"{what}, its image processor (preprocessor_config.json)", hint):
         # Pillow resizes as CLIP's own preparation does, and needs no torchvision.
         processor = load_processor(name, backend="pil", **SAFE)

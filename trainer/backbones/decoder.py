@@ -218,7 +218,7 @@ def _load(settings: BackboneSettings, options: dict[str, Any]) -> tuple[Any, Any
         raise UserError(f"{setting_of(settings)} is an encoder; use family encoder or dual_encoder")
     if not tokenizer.is_fast:
         raise UserError(f"{setting_of(settings)} has no fast tokenizer (tokenizer.json); choose a model that has one")
-    check_loaded(settings, found)
+    check_loaded(settings, model, found)
     return tokenizer, model
 
 

@@ -48,7 +48,7 @@ def load_classifier(settings: BackboneSettings, outputs: int, options: dict[str,
         model, found = load(name, config=config, **options, **checks, **SAFE)
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise UserError(f"{setting_of(settings)} is not an encoder but a decoder; set backbone.family = 'decoder'")
-    check_loaded(settings, found, f"{model.base_model_prefix}.")
+    check_loaded(settings, model, found, f"{model.base_model_prefix}.")
     return model
 
 

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ JSON = (
     "*.index.json",
 )
 """Files of a model that must be JSON."""
+
+LAYER = re.compile(r"\.\d+\.")
 
 NO_DRIVE = "cannot be driven by input embeddings, as a soft prompt does"
 HINT = "choose another model"
@@ -87,8 +90,8 @@ def _fault(file: Path) -> str | None:
         if any(file.match(pattern) for pattern in JSON):
             json.loads(file.read_text(encoding="utf-8"))
         if file.match("model*.safetensors"):
-            with safe_open(file, "pt"):
-                pass
+            with safe_open(file, "pt") as weights:
+                return _whole_numbers(weights, file.with_name("config.json"))
     except ValueError as error:
         return f"is not JSON: {first_line(error)}"
     except Exception as error:  # of the operating system, or of safetensors, which has a type of its own
@@ -96,16 +99,26 @@ def _fault(file: Path) -> str | None:
     return None
 
 
-def check_loaded(settings: BackboneSettings, found: dict[str, Any], frozen: str = "") -> None:
-    """Refuse a model some of whose weights were not in its files, or had another shape there.
+def _whole_numbers(weights: Any, config: Path) -> str | None:
+    """What is wrong where quantised weights do not say how they are to be read; they load as if they were not."""
+    types = {name: weights.get_slice(name).get_dtype() for name in weights.keys() if name.endswith(".weight")}  # noqa: SIM118
+    name = next((name for name, kind in types.items() if kind.startswith(("I", "U"))), None)
+    if name is None or "quantization_config" in json.loads(config.read_text(encoding="utf-8")):
+        return None
+    return f"has whole numbers in {name}, but config.json has no quantization_config that says what they mean"
+
+
+def check_loaded(settings: BackboneSettings, model: Any, found: dict[str, Any], frozen: str = "") -> None:
+    """Refuse a model whose weights are not all those of its files, and the other way round, or not finite.
 
     Args:
         settings: name the model, for the error.
+        model: by transformers.
         found: what `from_pretrained` gives with `output_loading_info`.
         frozen: how the names of weights begin that must have been loaded; others may be fresh.
 
     Raises:
-        UserError: a weight was initialised at random.
+        UserError: a weight was initialised at random, a layer of the files is not used, or a weight is not finite.
     """
     other = sorted(entry for entry in found["mismatched_keys"] if entry[0].startswith(frozen))
     if other:
@@ -120,3 +133,21 @@ def check_loaded(settings: BackboneSettings, found: dict[str, Any], frozen: str 
             f"{setting_of(settings)} lacks weights of its frozen part, such as {missing[0]}; "
             "use the config.json that belongs to the weights, or another model"
         )
+    names = set(model.state_dict())
+    if unused := next((name for name in sorted(found["unexpected_keys"]) if _is_layer(name, names)), None):
+        raise UserError(
+            f"{setting_of(settings)}: config.json asks for fewer layers than the weights have: {unused} is not used; "
+            "use the config.json that belongs to the weights"
+        )
+    parameters = (pair for pair in model.named_parameters() if pair[0].startswith(frozen))
+    broken = next((name for name, value in parameters if not value.isfinite().all()), None)
+    if broken:
+        raise UserError(
+            f"{setting_of(settings)}: {broken} has values that are NaN or infinite; copy the model again, or {HINT}"
+        )
+
+
+def _is_layer(name: str, names: Collection[str]) -> bool:
+    """Whether a model with weights of these `names` has the layer of `name`, with another number."""
+    first = LAYER.sub(".0.", name)
+    return first != name and any(one in names for one in (first, first.partition(".")[2]))

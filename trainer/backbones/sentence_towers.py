@@ -140,5 +140,5 @@ def _load(name: str, settings: BackboneSettings, device: torch.device) -> Any:
         )
     if first.module_output_name == "token_embeddings":  # then nothing reads the model's own pooler
         found["missing_keys"] = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
-    check_loaded(settings, found)
+    check_loaded(settings, first.auto_model, found)
     return model

@@ -8,9 +8,8 @@ from typing import Any, Literal
 from shared.errors import UserError
 from trainer.report.events import About, Ended, Resumed, Stopped
 from trainer.report.history import History, View
-from trainer.runs.directory import CONFIG, HISTORY, SUMMARY, read_json
+from trainer.runs.directory import BASELINE, CONFIG, CONTROL, HISTORY, SUMMARY, read_json
 
-BASELINE = "baseline"
 TAIL_BYTES = 256
 """Bytes before the place read to that are compared, to see that the file was not cut and written anew."""
 
@@ -140,7 +139,8 @@ class Run:
     def _newest(self) -> float:
         """Unix seconds of the last sign of life."""
         times = [view.time for view in (self.view, self.baseline) if view.time is not None]
-        for path in (self.path / HISTORY, self.path / BASELINE / HISTORY, self.path / CONFIG):
+        histories = [self.path / folder / HISTORY for folder in ("", BASELINE, CONTROL)]
+        for path in (*histories, self.path / CONFIG):
             if path.exists():
                 times.append(path.stat().st_mtime)
         return max(times, default=0.0)
@@ -154,7 +154,7 @@ def find_runs(path: Path) -> list[Path]:
     """
     if (path / CONFIG).is_file() or (path / HISTORY).is_file():
         return [path]
-    found = sorted({file.parent for file in path.rglob(HISTORY) if file.parent.name != BASELINE})
+    found = sorted({file.parent for file in path.rglob(HISTORY) if file.parent.name not in (BASELINE, CONTROL)})
     if not found:
         raise UserError(f"{path}: neither a run's directory nor a folder of runs (no {HISTORY} in it)")
     return found

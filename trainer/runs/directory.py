@@ -31,6 +31,8 @@ SUMMARY = "summary.json"
 """Figures of a finished run; written last."""
 BASELINE = "baseline"
 """Directory of the plain run that a run compares itself with."""
+CONTROL = "control"
+"""Directory of the run with random words that a run compares itself with."""
 BEST = "best"
 """Directory of the result."""
 BEST_TENSORS = "best/best.safetensors"
@@ -109,7 +111,7 @@ class RunDirectory:
     def pack(self) -> dict[str, bytes]:
         """The files that a copy of this directory needs to take part in the run, by name."""
         names = [IDENTITY, CONFIG, CHECKPOINT]
-        names += [f"{BASELINE}/{name}" for name in names]
+        names += [f"{folder}/{name}" for folder in (BASELINE, CONTROL) for name in names]
         return {name: (self.path / name).read_bytes() for name in names if (self.path / name).is_file()}
 
     @classmethod

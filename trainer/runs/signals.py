@@ -9,8 +9,8 @@ from types import FrameType
 from trainer import ranks
 
 
-class Stopped(Exception):
-    """The run was asked to stop."""
+class Stopped(BaseException):
+    """The run was asked to stop. As KeyboardInterrupt, it is not an `Exception`, which libraries catch."""
 
 
 class StopSignals:

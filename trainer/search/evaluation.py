@@ -1,6 +1,7 @@
 """Mean cross-entropy and accuracy of prompts on a split."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -19,6 +20,15 @@ class EvalResult:
 
 
 @dataclass(frozen=True)
+class Score:
+    """What the development split says of a candidate."""
+
+    dev: EvalResult
+    advantage: float
+    """Student's t of its losses below the incumbent's, paired by example."""
+
+
+@dataclass(frozen=True)
 class EncodedSplit:
     """A split as the backbone reads it, with its classes."""
 
@@ -28,14 +38,21 @@ class EncodedSplit:
     """[examples], int64."""
     lengths: Tensor | None = None
     """Tokens of each example, [examples], where batches of similar length save work."""
+    whole: int | None = None
+    """Where these are one rank's share: the examples of all ranks."""
+
+    @property
+    def total(self) -> int:
+        """Examples of all ranks."""
+        return self.whole or len(self.targets)
 
     def share(self) -> "EncodedSplit":
         """The examples that this rank evaluates; all of them without other ranks."""
         if ranks.count() == 1:
             return self
-        rows = torch.arange(len(self.targets))[ranks.share(len(self.targets))[0]]
+        rows = torch.arange(self.total)[ranks.share(self.total)[0]]
         lengths = None if self.lengths is None else self.lengths[rows]
-        return EncodedSplit(self.inputs[rows], self.targets[rows.to(self.targets.device)], lengths)
+        return EncodedSplit(self.inputs[rows], self.targets[rows.to(self.targets.device)], lengths, self.total)
 
 
 def scoring_cost(dev: EncodedSplit, train: EncodedSplit, batch_size: int, num_tokens: int) -> float:
@@ -51,11 +68,28 @@ def scoring_cost(dev: EncodedSplit, train: EncodedSplit, batch_size: int, num_to
     return float((dev.lengths + num_tokens).sum() / batch / 3)
 
 
+def example_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each lane on each example, [lanes, examples], from logits [lanes, examples, classes]."""
+    lanes = len(logits)
+    return cross_entropy(logits.flatten(0, 1), targets.repeat(lanes), reduction="none").view(lanes, -1)
+
+
 def losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of each lane, [lanes], from logits [lanes, examples, classes]."""
-    lanes = len(logits)
-    each = cross_entropy(logits.flatten(0, 1), targets.repeat(lanes), reduction="none")
-    return each.view(lanes, -1).mean(1)
+    return example_losses(logits, targets).mean(1)
+
+
+def paired_t(reference: Tensor, others: Tensor) -> list[float]:
+    """Student's t of losses `others` [n, examples] that lie below the losses `reference` [examples].
+
+    The mean of the paired differences over its standard error. 0 with one example, and where losses are not finite.
+    """
+    if len(reference) < 2:
+        return [0.0] * len(others)
+    differences = (reference - others).double()
+    error = differences.std(1) / len(reference) ** 0.5
+    values: list[float] = (differences.mean(1) / error).nan_to_num(nan=0.0, posinf=inf, neginf=-inf).tolist()
+    return values
 
 
 @torch.no_grad()

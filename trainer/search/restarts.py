@@ -7,14 +7,21 @@ measures, trains and reports back.
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
+from statistics import NormalDist
 from typing import Any
 
 from bus.messages import CandidateOutcome
 from shared.settings import RestartSettings
 from shared.text import clean, cut
 
+MAX_SEEN = 10_000
+"""Prompts remembered as tried. A checkpoint holds them, and its file format limits its text to 100 MB."""
+
 LONGEST_WORDS = 200
 """Characters of a candidate; the rest of the untrusted text is cut off at a word."""
+
+CHANCE = 0.05
+"""Of all candidates measured together, the chance that one replaces an equal incumbent without a trial."""
 
 
 @dataclass
@@ -63,8 +70,8 @@ class Restarts:
     budget: int
     """Lane-steps of the whole run."""
     tally: Tally = field(default_factory=Tally)
-    seen: set[str] = field(default_factory=set)
-    """Every prompt in words that was ever measured, casefolded."""
+    seen: dict[str, None] = field(default_factory=dict)
+    """The last `MAX_SEEN` new prompts in words, casefolded, oldest first."""
     unscored: list[Candidate] = field(default_factory=list)
     """Received and not yet measured."""
     waiting: list[Candidate] = field(default_factory=list)
@@ -162,7 +169,9 @@ class Restarts:
         """Remember `words` as tried; false when they were already."""
         folded = words.casefold()
         known = folded in self.seen
-        self.seen.add(folded)
+        self.seen[folded] = None
+        if len(self.seen) > MAX_SEEN:
+            del self.seen[next(iter(self.seen))]
         return not known
 
     def scored(self, losses: list[float]) -> list[tuple[Candidate, CandidateOutcome]]:
@@ -184,8 +193,27 @@ class Restarts:
             (one, outscored(one)) for one in ranked[keep:]
         ]
 
+    def best_proven(self, advantages: dict[str, float], incumbent_loss: float, lane_steps: int) -> Candidate | None:
+        """The best of the candidates just measured, if its words alone are better than the incumbent.
+
+        Before the first step a lower loss is enough, since no training is lost. Afterwards the losses must differ
+        beyond chance: a paired test on the development examples, with Bonferroni's correction for the candidates.
+
+        Args:
+            advantages: by words of the candidates just measured, Student's t of their losses below the incumbent's.
+            incumbent_loss: the incumbent's development loss in the same pass.
+            lane_steps: lane-steps now.
+        """
+        if self.settings.policy != "trial":
+            return None
+        least = NormalDist().inv_cdf(1 - CHANCE / len(advantages)) if lane_steps else 0.0
+        for candidate in self.waiting:
+            if _score(candidate) < incumbent_loss and advantages.get(candidate.words, 0.0) > least:
+                return candidate
+        return None
+
     def start(self, lane_steps: int, incumbent_loss: float, plateau: bool) -> Candidate | None:
-        """The candidate to start now, if any; call again until there is none.
+        """The candidate to start now, if any; call `opened` or `replaced` with it, and again until there is none.
 
         Args:
             lane_steps: lane-steps now.
@@ -200,7 +228,7 @@ class Restarts:
             return None
         if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
             return None
-        return self.waiting.pop(0)
+        return self.waiting[0]
 
     def holds(self, plateau: bool) -> bool:
         """Whether candidates wait because the incumbent still improves."""
@@ -208,6 +236,7 @@ class Restarts:
 
     def opened(self, lane: int, candidate: Candidate) -> None:
         """A challenger lane was opened for `candidate`."""
+        self.waiting.remove(candidate)
         self.tally.trials += 1
         self.trials[lane] = Trial(candidate, self.settings.trial_steps)
 
@@ -237,6 +266,7 @@ class Restarts:
 
     def replaced(self, candidate: Candidate, incumbent_loss: float) -> CandidateOutcome:
         """`candidate` became the incumbent without a trial."""
+        self.waiting.remove(candidate)
         self.tally.adopted += 1
         gain = incumbent_loss - _score(candidate)
         return CandidateOutcome(words=candidate.words, outcome="adopted", score=candidate.score, gain=gain)
@@ -255,7 +285,7 @@ class Restarts:
         """What a checkpoint saves, as JSON."""
         return {
             "tally": asdict(self.tally),
-            "seen": sorted(self.seen),
+            "seen": list(self.seen),
             "unscored": [asdict(candidate) for candidate in self.unscored],
             "waiting": [asdict(candidate) for candidate in self.waiting],
             "trials": {str(lane): asdict(trial) for lane, trial in self.trials.items()},
@@ -271,7 +301,7 @@ class Restarts:
             settings,
             budget,
             Tally(**state["tally"]),
-            set(state["seen"]),
+            dict.fromkeys(state["seen"]),
             [Candidate(**candidate) for candidate in state["unscored"]],
             [Candidate(**candidate) for candidate in state["waiting"]],
             {

@@ -13,6 +13,8 @@ from trainer.backbones.vocabulary import Vocabulary
 from trainer.search.evaluation import EvalResult
 from trainer.search.events import CandidatesPassedOver, Event, TrialJudged
 
+MAX_KEPT = 1_000
+"""Measured prompts, the best, and outcomes, the latest; more than any digest shows."""
 RECENT = 20
 """Steps that the slope is fitted to."""
 MAX_WORDS = 2_000
@@ -25,7 +27,7 @@ class Trajectory:
 
     points: list[Point] = field(default_factory=list)
     measured: dict[str, Measured] = field(default_factory=dict)
-    """By words."""
+    """By words; the best `MAX_KEPT`."""
     outcomes: list[CandidateOutcome] = field(default_factory=list)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     """The incumbent's training losses of the last steps."""
@@ -41,6 +43,7 @@ class Trajectory:
                 self.outcomes.append(outcome)
             case CandidatesPassedOver(outcomes=outcomes):
                 self.outcomes += outcomes
+        del self.outcomes[:-MAX_KEPT]
 
     def step(self, train_loss: float) -> None:
         """Note the incumbent's training loss of one step."""
@@ -68,6 +71,8 @@ class Trajectory:
     def measure(self, words: str, dev: EvalResult) -> None:
         """Remember what the development split says of a prompt in words."""
         self.measured[words] = Measured(words=words, loss=dev.loss, accuracy=dev.accuracy)
+        if len(self.measured) > MAX_KEPT:
+            del self.measured[max(self.measured.values(), key=lambda entry: entry.loss).words]
 
     def restarted(self) -> None:
         """Forget the old incumbent's recent losses: the slope is that of the one that trains now."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from shared.settings import Format, TaskSettings
+from shared.text import printable
 from trainer.tasks.examples import Example
 from trainer.tasks.tables import Value
 
@@ -121,7 +122,7 @@ def raw_label(value: Value, format: Format) -> str | None:
     if isinstance(value, list | Mapping):
         kind = "a list" if isinstance(value, list) else "an object"
         raise UnreadableRow(f"the label is {kind}, not a text: {value}")
-    if value is None or not value.strip():
+    if value is None or not printable(value).strip():
         return None
     own = list(LABELS.get(format, ()))
     if not own:
@@ -255,7 +256,7 @@ def _value(row: Mapping[str, Value], column: str, key: str) -> Value:
 
 def _text(row: Mapping[str, Value], column: str, key: str = "task.format") -> str:
     value = _value(row, column, key)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not printable(value).strip():
         raise UnreadableRow(f"column {column!r} holds no text")
     return value
 

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +83,12 @@ def from_arrow(table: Any, columns: list[str], origin: str) -> Table:
         origin: where it comes from.
     """
     names = _class_names(table.schema)
+    try:
+        values = table.to_pylist() or [{}] * table.num_rows
+    except Exception as error:  # values that Python has no type for: a time zone, a year beyond 9999
+        raise UserError(f"{origin}: {', '.join(table.column_names)} cannot be read: {first_line(error)}") from None
     rows = []
-    for number, row in enumerate(table.to_pylist() or [{}] * table.num_rows, 1):
+    for number, row in enumerate(values, 1):
         place = f"{origin} row {number}"
         named = {key: _named(value, names[key], place) if key in names else value for key, value in row.items()}
         rows.append(_spell(named, place))
@@ -108,17 +113,36 @@ def _read_json(path: Path, wanted: Collection[str]) -> Table:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+        return json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_Object)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not JSON: {error}") from None
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that knows which of its keys it was given twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice = _repeated([key for key, _ in pairs]) if len(pairs) > len(self) else set()
+
+
+def _repeated(names: list[str]) -> set[str]:
+    return {name for name, times in Counter(names).items() if times > 1}
+
+
+def _refuse_twice(twice: set[str], wanted: Collection[str], where: str) -> None:
+    """Refuse names of columns that stand there twice and are wanted: nobody can know which one is meant."""
+    if found := sorted(twice & set(wanted)):
+        raise UserError(f"{where} names the column {found[0]!r} twice; remove one")
 
 
 def _from_objects(path: Path, objects: Iterator[tuple[str, Any]], wanted: Collection[str]) -> Table:
     columns: dict[str, None] = {}
     rows = []
     for place, found in objects:
-        if not isinstance(found, dict):
+        if not isinstance(found, _Object):
             raise UserError(f"{path} {place}: not a JSON object")
+        _refuse_twice(found.twice, wanted, f"{path} {place}:")
         columns |= dict.fromkeys(found)
         rows.append(_spell({key: found[key] for key in wanted if key in found}, f"{path} {place}"))
     return Table(str(path), list(columns), rows)
@@ -129,9 +153,7 @@ def _read_csv(path: Path, wanted: Collection[str], delimiter: str = ",") -> Tabl
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         columns = next(reader, [])
-        twice = {name for name in columns if columns.count(name) > 1} & set(wanted)
-        if twice:
-            raise UserError(f"{path}: its header names the column {min(twice)!r} twice")
+        _refuse_twice(_repeated(columns), wanted, f"{path}: its header")
         places = {name: columns.index(name) for name in wanted if name in columns}
         rows: list[dict[str, Value]] = []
         for cells in reader:
@@ -144,7 +166,10 @@ def _read_csv(path: Path, wanted: Collection[str], delimiter: str = ",") -> Tabl
                 )
             rows.append({name: cells[at] for name, at in places.items()})
     except csv.Error as error:
-        raise UserError(f"{path}: not {path.suffix[1:]}: line {reader.line_num}: {error}") from None
+        raise UserError(
+            f"{path}: not {path.suffix[1:]}: line {reader.line_num}: {error}; a cell that begins with a quotation mark "
+            "must end with one, and double those inside"
+        ) from None
     return Table(str(path), columns, rows)
 
 
@@ -159,6 +184,7 @@ def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
     try:
         with parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
+            _refuse_twice(_repeated(columns), wanted, f"{path}: its schema")
             table = file.read(columns=[name for name in wanted if name in columns])
     except pyarrow.ArrowException as error:
         raise UserError(f"{path}: cannot be read as parquet: {first_line(error)}") from None
