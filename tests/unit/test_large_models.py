@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from autograd import kept_bytes
 from conftest import FRUIT, make_settings, tiny_tokenizer
 from PIL import Image
 from small_clip import LABELS, save_clip
 from small_decoders import decoder, prepare, save_small_decoder
 from small_encoders import SIZES, save_small_encoder
-from test_passes import kept_bytes
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings

@@ -4,21 +4,16 @@ import hashlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from shared.errors import first_line
 
 log = logging.getLogger(__name__)
-
-AT_ONCE = 500
-"""Keys in one query."""
 
 
 class Features:
@@ -28,46 +23,39 @@ class Features:
         """Open the table of the model that `model` identifies, in `folder`."""
         self._path = folder / f"{hashlib.sha256(model.encode()).hexdigest()[:32]}.sqlite"
         self._table: sqlite3.Connection | None = None
-        try:
+        with self._warning():
             folder.mkdir(parents=True, exist_ok=True)
-            self._table = sqlite3.connect(self._path, timeout=60, isolation_level=None)
-            self._table.execute("CREATE TABLE IF NOT EXISTS features (image BLOB PRIMARY KEY, vector BLOB)")
-        except (OSError, sqlite3.Error) as error:
-            self._fail(error)
+            table = sqlite3.connect(self._path, timeout=60)
+            table.execute("CREATE TABLE IF NOT EXISTS features (image BLOB PRIMARY KEY, vector BLOB)")
+            self._table = table
 
     def find(self, images: Iterable[Path | bytes]) -> dict[Path | bytes, Tensor]:
         """The vectors [dim] of those of `images` that are known."""
-        keys: dict[bytes, Path | bytes] = {}
-        for image in images if self._table else ():
-            with suppress(OSError):  # whoever reads the file says what is wrong with it
-                keys[_key(image)] = image
         found: dict[Path | bytes, Tensor] = {}
-        wanted = list(keys)
-        for start in range(0, len(wanted), AT_ONCE):
-            part = wanted[start : start + AT_ONCE]
-            marks = ",".join("?" * len(part))
-            for key, vector in self._execute(f"SELECT image, vector FROM features WHERE image IN ({marks})", part):
-                found[keys[key]] = torch.from_numpy(np.frombuffer(vector, dtype=np.float32).copy())
+        for image in images:
+            with self._warning(), suppress(FileNotFoundError):  # whoever reads the file says that it is absent
+                key = _key(image)
+                if self._table and (
+                    row := self._table.execute("SELECT vector FROM features WHERE image = ?", [key]).fetchone()
+                ):
+                    found[image] = torch.frombuffer(bytearray(row[0]), dtype=torch.float32)
         return found
 
     def keep(self, vectors: Mapping[Path | bytes, Tensor]) -> None:
         """Add the vectors [dim] of images."""
-        for image, vector in vectors.items():
-            row = (_key(image), vector.float().cpu().numpy().tobytes())
-            self._execute("INSERT OR REPLACE INTO features VALUES (?, ?)", row)
+        with self._warning():
+            rows = [(_key(image), vector.float().cpu().numpy().tobytes()) for image, vector in vectors.items()]
+            if self._table:
+                with self._table:
+                    self._table.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
 
-    def _execute(self, statement: str, values: Any) -> list[tuple[bytes, bytes]]:
-        if self._table is None:
-            return []
+    @contextmanager
+    def _warning(self) -> Iterator[None]:
         try:
-            return self._table.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            self._fail(error)
-            return []
-
-    def _fail(self, error: Exception) -> None:
-        log.warning("%s: cannot be used (%s); images are encoded again", self._path, first_line(error))
-        self._table = None
+            yield
+        except (OSError, sqlite3.Error) as error:
+            log.warning("%s: cannot be used (%s); images are encoded again", self._path, first_line(error))
+            self._table = None
 
 
 def cache_folder(setting: str) -> Path:
