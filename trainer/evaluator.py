@@ -10,7 +10,7 @@ from trainer.backbones.backbone import Backbone
 from trainer.backbones.stack import Stack, stack
 from trainer.memory import in_passes
 from trainer.runs.signals import StopSignals
-from trainer.search.evaluation import EncodedSplit, EvalResult, Score, evaluate, example_losses, paired_t
+from trainer.search.evaluation import EncodedSplit, EvalResult, Score, by_example, mean_results, paired_t
 from trainer.search.lanes import Lane, stack_lanes
 from trainer.search.pool import TuningResult, snapshot
 from trainer.search.state import RunState
@@ -62,18 +62,17 @@ class Evaluator:
         return [Score(*pair) for pair in zip(results, paired_t(each[-1, 0], each[:-1, 0]), strict=True)]
 
     def _results(self, prompts: Stack) -> list[EvalResult]:
-        return evaluate(self._logits(prompts), self._dev.targets)
+        return mean_results(self._by_own_example(prompts))
 
     def _by_example(self, prompts: Stack) -> list[torch.Tensor]:
         """Losses and hits of each lane on the examples of all ranks, [2, examples]."""
-        logits, targets = self._logits(prompts), self._dev.targets
-        found = torch.stack([example_losses(logits, targets), (logits.argmax(-1) == targets).float()])
-        return [*ranks.gather(found.permute(2, 1, 0), self._dev.total).permute(1, 2, 0)]
+        found = self._by_own_example(prompts)
+        return [*ranks.gather(found.permute(2, 0, 1), self._dev.total).permute(1, 2, 0)]
 
-    @torch.no_grad()
-    def _logits(self, prompts: Stack) -> torch.Tensor:
+    def _by_own_example(self, prompts: Stack) -> torch.Tensor:
+        """Losses and hits of each lane on this rank's examples, [lanes, 2, examples]."""
         with self._signals.interruptible():
-            return self._backbone.logits(prompts, self._dev.inputs)
+            return by_example(self._backbone, prompts, self._dev)
 
     def keep(self, lanes: list[Lane], results: list[EvalResult]) -> list[EvalResult]:
         """Take over the results of `lanes`, the incumbent first. Raises as `evaluate` does."""

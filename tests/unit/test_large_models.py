@@ -21,7 +21,7 @@ from trainer.backbones.vocabulary import Vocabulary
 from trainer.descent import Descent
 from trainer.result.finalize import _majority
 from trainer.runs.signals import StopSignals
-from trainer.search.evaluation import EncodedSplit
+from trainer.search.evaluation import EncodedSplit, by_example
 from trainer.search.lanes import open_lane
 from trainer.tasks.examples import Example, Split
 from trainer.tasks.metrics import task_metrics
@@ -268,3 +268,15 @@ def test_a_place_for_vectors_that_cannot_be_used_is_a_warning(open_family, tmp_p
     model, rows = open_family("clip", features=str(tmp_path / "taken"))
     assert len(rows) == 3 and model._features is not None
     assert "images are encoded again" in caplog.text and (tmp_path / "taken").is_file()
+
+
+def test_scores_of_many_rows_are_measured_in_parts(open_family, monkeypatch):
+    model, rows = open_family("sentences")
+    split = EncodedSplit(rows, torch.tensor([0, 1, 1]))
+    words = stack([torch.randn(4, 32, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
+    whole = by_example(model, words, split)
+    sizes, classify = [], model.classify
+    monkeypatch.setattr("trainer.search.evaluation.LOGITS", 4)
+    monkeypatch.setattr(model, "classify", lambda vectors, part: sizes.append(len(part)) or classify(vectors, part))
+    torch.testing.assert_close(by_example(model, words, split), whole)
+    assert sizes == [1, 1, 1] and whole.shape == (2, 2, 3)

@@ -9,6 +9,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from trainer import ranks
+from trainer.backbones.backbone import Backbone, HasClassEmbeddings
+from trainer.backbones.stack import Stack
+
+LOGITS = 2**24
+"""Logits in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +98,40 @@ def paired_t(reference: Tensor, others: Tensor) -> list[float]:
 
 
 @torch.no_grad()
+def by_example(backbone: Backbone, prompts: Stack, split: EncodedSplit) -> Tensor:
+    """Loss and hit (0 or 1) of each lane on each example, [lanes, 2, examples].
+
+    With many examples and classes the logits are made and used in parts.
+    """
+    lanes, rows, classes = len(prompts.prompts), len(split.targets), int(split.targets.max()) + 1
+    if lanes * rows * classes <= LOGITS or not isinstance(backbone, HasClassEmbeddings):
+        return _by_example(backbone.logits(prompts, split.inputs), split.targets)
+    vectors, size = backbone.class_embeddings(prompts), max(1, LOGITS // (lanes * classes))
+    parts = torch.split(torch.arange(rows), size)
+    return torch.cat(
+        [_by_example(backbone.classify(vectors, split.inputs[part]), split.targets[part]) for part in parts], dim=-1
+    )
+
+
+def _by_example(logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.stack([example_losses(logits, targets), (logits.argmax(-1) == targets).float()], dim=1)
+
+
+@torch.no_grad()
 def evaluate(logits: Tensor, targets: Tensor) -> list[EvalResult]:
     """The result of each lane from logits [lanes, examples, classes] and targets [examples].
 
     With several ranks, each gives the rows of its share and gets the result over all rows.
     """
-    means = torch.stack([losses(logits, targets), (logits.argmax(-1) == targets).float().mean(1)])
+    return mean_results(_by_example(logits, targets))
+
+
+def mean_results(each: Tensor) -> list[EvalResult]:
+    """The results over the examples of all ranks, from what `by_example` gave for this rank's."""
+    means, rows = each.mean(-1), each.shape[-1]
     if ranks.count() > 1:
-        rows = torch.tensor([len(targets)], dtype=means.dtype)
+        total = torch.tensor([float(rows)])
         means = means.cpu() * rows
-        ranks.all_reduce([means, rows])
-        means /= rows
-    return [EvalResult(*pair) for pair in means.T.tolist()]
+        ranks.all_reduce([means, total])
+        means /= total
+    return [EvalResult(*pair) for pair in means.tolist()]
