@@ -15,6 +15,7 @@ from torch import Tensor
 from bus.channel import Answer, Channel
 from bus.messages import CandidateOutcome
 from shared.settings import Settings
+from trainer import ranks
 from trainer.descent import Descent
 from trainer.evaluator import Evaluator
 from trainer.runs.signals import StopSignals
@@ -152,17 +153,19 @@ class Proposals:
         restarts, lane_steps = self.state.restarts, self.state.lane_steps
         deadline = time.monotonic() + self.settings.restarts.sync_wait_seconds
         received = restarts.tally.received
-        while restarts.tally.received == received and not self.signals.stopping:
+        stopping = ranks.broadcast(self.signals.stopping)
+        while restarts.tally.received == received and not stopping:
             if restarts.wants(lane_steps):
                 self._ask()
             more = self.channel.wait(WAIT_SECONDS)
             self.beat()
             self.collect()
-            if not more or time.monotonic() >= deadline:
+            stopping, late = ranks.broadcast((self.signals.stopping, time.monotonic() >= deadline))
+            if late or not more:
                 break
         if restarts.unscored:
             self._score()
-        if restarts.tally.received == received and not self.signals.stopping:
+        if restarts.tally.received == received and not stopping:
             restarts.skip_request(lane_steps)
             self.observers(RequestSkipped(lane_steps, self.settings.restarts.sync_wait_seconds))
         self._start_candidates()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CPU_BYTES = 2**32
+CPU_BYTES = 2**30
 """Activations that one pass may keep for its backward pass on a processor."""
 
 CACHED_POSITIONS = 768
@@ -32,17 +32,18 @@ def after_each_chunk(call: Callable[[], None]) -> Iterator[None]:
         _after_chunk.reset(token)
 
 
-def max_pass_positions(config: Any, device: torch.device, dtype: torch.dtype) -> int:
+def max_pass_positions(config: Any, device: torch.device, dtype: torch.dtype, checkpointing: bool = False) -> int:
     """Positions whose activations fit into memory at once.
 
     A layer of a transformer keeps about 16 vectors of its width at each position (Korthikanti et al. 2022, without
-    attention scores, which fused kernels do not keep).
+    attention scores, which fused kernels do not keep), or one with `checkpointing`, where a single layer keeps them.
     """
     memory: int = CPU_BYTES
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory // DEVICE_SHARE
     text = config.get_text_config()
-    positions: int = memory // (16 * text.num_hidden_layers * text.hidden_size * dtype.itemsize)
+    vectors = 16 + text.num_hidden_layers if checkpointing else 16 * text.num_hidden_layers
+    positions: int = memory // (vectors * text.hidden_size * dtype.itemsize)
     return max(1, positions)
 
 
