@@ -326,15 +326,6 @@ def test_a_round_that_a_stop_breaks_off_is_held_after_the_resume(runs):
     assert script.outcome(GOOD)
 
 
-def test_the_best_answer_to_the_first_round_is_the_start(runs):
-    """What it replaces costs no lane-step."""
-    _, state = play(runs, "start", Script([GOOD]), mode="sync")
-    (outcome,) = runs.events("start", "outcome")
-    assert (outcome["step"], outcome["outcome"], outcome["words"]) == (0, "adopted", GOOD)
-    assert outcome["dev_loss"] == outcome["score"] and not runs.events("start", "trial")
-    assert state.lanes[0].lineage[-1].words == GOOD and state.lanes[0].age == state.lane_steps == 20
-
-
 @pytest.mark.parametrize("policy", ["always", "greedy", "trial"])
 def test_a_stop_at_an_adoption_changes_nothing(runs, policy, monkeypatch):
     """The signal comes while the new incumbent is measured, before it is one."""
