@@ -35,11 +35,11 @@ def check_run(run: Path, budget: int) -> list[Check]:
     positions = [event["step"] for event in steps]
     in_order = positions == sorted(set(positions))
     leased, ends = _record(run)
-    told = _history(events)
+    history = _history(events)
     closing = Counter({lease: 1 for lease, how in ends if how != "settled"}) - Counter(
-        {lease: 1 for lease, how in told["ends"] if how != "settled"}
+        {lease: 1 for lease, how in history["ends"] if how != "settled"}
     )
-    agree = told["leased"] == leased and told["ends"] == [end for end in ends if end[0] not in closing]
+    agree = history["leased"] == leased and history["ends"] == [end for end in ends if end[0] not in closing]
     return [
         ("all lane-steps done", done == budget == positions[-1] == summary["steps"] and in_order, f"{done}/{budget}"),
         (
@@ -50,8 +50,8 @@ def check_run(run: Path, budget: int) -> list[Check]:
         ("history and record agree", agree, f"{len(closing)} ended with the bus, in the record alone"),
         (
             "every candidate has one outcome",
-            told["candidates"] == told["outcomes"],
-            f"{sum(told['candidates'].values())} scored",
+            history["candidates"] == history["outcomes"],
+            f"{sum(history['candidates'].values())} scored",
         ),
     ]
 

@@ -9,8 +9,8 @@ def event(kind, step, **values):
     return {"kind": kind, "time": 1_700_000_000.0 + step, "step": step, **values}
 
 
-def told(text="a prompt", budget=60):
-    """A run with every kind of event; `text` stands wherever text from elsewhere can."""
+def run_events(text="a prompt", budget=60):
+    """The events of a run, of every kind; `text` stands wherever text from elsewhere can."""
     events = [
         event("started", 0, budget=budget, settings="abc", versions={"python": "3.11", text: text}),
         event("evaluation", 0, words=text, cosine=0.9, dev_loss=1.2, lanes=[{"lane": 0, "age": 0, "loss": 1.2}]),
@@ -90,5 +90,5 @@ def compared(root, seeds=5):
         for arm, policy in (("plain", "none"), ("llm", "trial")):
             score = 0.6 + seed / 100 + (0.05 if arm == "llm" else 0)
             restarts = {"policy": policy, "source": "bus"}
-            make_run(root / "demo" / f"{arm}-s{seed}", told(), summary(score=score), seed=seed, restarts=restarts)
+            make_run(root / "demo" / f"{arm}-s{seed}", run_events(), summary(score=score), seed=seed, restarts=restarts)
     return root

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from browser import browser, need_browser, opened
 from forks import Household
-from report_runs import HOSTILE, compared, make_run, summary, told
+from report_runs import HOSTILE, compared, make_run, run_events, summary
 
 from scripts.harness.processes import SMALL, until
 from trainer.report.__main__ import main as report_main
@@ -27,11 +27,11 @@ def pages(tmp_path_factory):
     """One run, a hostile one, an unfinished one, and thirty."""
     root = tmp_path_factory.mktemp("report")
     hostile = {"task": {"description": HOSTILE}, "prompt": {"init": "words", "words": HOSTILE}}
-    one = write_report(make_run(root / "one", told(), summary()))
+    one = write_report(make_run(root / "one", run_events(), summary()))
     bad = write_report(
-        make_run(root / HOSTILE.replace("/", "|").replace("\0", ""), told(HOSTILE), summary(HOSTILE), **hostile)
+        make_run(root / HOSTILE.replace("/", "|").replace("\0", ""), run_events(HOSTILE), summary(HOSTILE), **hostile)
     )
-    begun = write_report(make_run(root / "begun", told()[:9]))
+    begun = write_report(make_run(root / "begun", run_events()[:9]))
     compared(root / "thirty", seeds=15)
     from conftest import run_program
 

@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_is_refused(saved, fruit, keep):
     refusal(folder, fruit)
 
 
-def test_tensors_that_are_no_checkpoint_are_refused(saved, fruit):
+def test_tensors_that_are_not_a_checkpoint_are_refused(saved, fruit):
     from safetensors.torch import save_file
 
     folder, *_ = saved

@@ -50,7 +50,7 @@ def test_plain_cases_are_right(classifier):
     assert classifier.predict([]) == []
 
 
-def test_the_lines_beside_the_result_label_as_it_does_without_tandem(finished, classifier):
+def test_the_lines_next_to_the_result_label_as_it_does_without_tandem(finished, classifier):
     said = follow_readme(finished[0] / "best", '["a text"]', repr(TEXTS))
     assert said == str([prediction.label for prediction in classifier.predict(TEXTS)])
 
@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_read_is_refused(quick, tmp_path):
         assert str(tmp_path) in quick("--file", tmp_path / name).refused()
 
 
-def test_text_that_is_no_unicode_is_refused(quick):
+def test_text_that_is_not_unicode_is_refused(quick):
     assert "EXAMPLE" in quick("caf\udce9").refused()  # how Python hands over a byte that is not UTF-8
 
 

@@ -95,7 +95,7 @@ def test_the_environment_counts_as_an_option(begin, monkeypatch):
     assert "restarts.trial_steps is 4 in this run, not 9" in resume(begin).refused()
 
 
-def test_options_that_say_the_same_are_no_difference(begin):
+def test_options_that_say_the_same_are_not_a_difference(begin):
     begin(10)
     assert resume(begin, "--seed", "1", "--steps", "24").status == 0
 

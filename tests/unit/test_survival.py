@@ -169,7 +169,7 @@ def test_the_gradient_of_the_start_takes_no_more_rows_at_once_than_a_step(runs, 
 
 
 @pytest.mark.usefixtures("loaded")
-def test_a_full_disk_does_not_end_training_and_the_exit_status_tells(tmp_path):
+def test_a_full_disk_does_not_end_training_and_the_exit_status_says_so(tmp_path):
     ended = run_with_little_disk(tmp_path, 6_000)
     line = ended.refused()
     assert "cannot be saved" in line and "free some space" in line
@@ -205,12 +205,9 @@ def test_a_lane_is_float32_whatever_its_start_was():
     assert lane.prompt.dtype == lane.head["w"].dtype == torch.float32
 
 
-@pytest.mark.parametrize(("policy", "measured"), [("greedy", 3), ("trial", 2), ("always", 2)])
-def test_greedy_measures_the_incumbent_in_the_pass_of_the_candidates_it_is_compared_with(
-    runs, faulty, policy, measured
-):
+@pytest.mark.parametrize("policy", ["greedy", "trial", "always"])
+def test_the_incumbent_is_measured_in_the_pass_of_the_candidates_that_are_compared_with_it(runs, faulty, policy):
     backbone = faulty(lambda _, logits, __: logits)
     play(runs, f"measured-{policy}", [GOOD, OTHER], policy=policy)
     rows = len(runs.context.task.dev.examples)
-    scoring = next(lanes for lanes, size in backbone.passes if size == rows and lanes > 1)
-    assert scoring == measured
+    assert next(lanes for lanes, size in backbone.passes if size == rows and lanes > 1) == 3

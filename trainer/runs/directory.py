@@ -114,6 +114,20 @@ class RunDirectory:
             inner.begin(settings)
         return inner
 
+    def pack(self) -> dict[str, bytes]:
+        """The files that a copy of this directory needs to take part in the run, by name."""
+        names = [IDENTITY, CONFIG, CHECKPOINT]
+        names += [f"{folder}/{name}" for folder in (BASELINE, CONTROL) for name in names]
+        return {name: (self.path / name).read_bytes() for name in names if (self.path / name).is_file()}
+
+    @classmethod
+    def unpack(cls, path: Path, files: Mapping[str, bytes]) -> "RunDirectory":
+        """A copy at `path` of the directory whose `pack` gave `files`."""
+        for name, content in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content)
+        return cls(path)
+
     @property
     def id(self) -> str:
         """Unique for each run, also among runs of one name."""
