@@ -753,5 +753,5 @@ class TestEmbedded:
 
 
 def test_an_address_for_a_model_in_this_process_is_refused():
-    with pytest.raises(UserError, match="proposer.base_url has no effect"):
+    with pytest.raises(UserError, match=r"proposer.base_url has no effect"):
         make_model(ProposerSettings(model="embedded", base_url="http://127.0.0.1:1/v1"))
