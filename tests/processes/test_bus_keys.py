@@ -222,6 +222,18 @@ def test_a_bad_secret_is_named_and_never_quoted(folder, content):
     assert not content or content not in str(caught.value)
 
 
+def test_a_key_in_place_of_its_file_is_not_quoted(folder):
+    _, secret = zmq.curve_keypair()
+    with pytest.raises(UserError, match="not the key itself") as caught:
+        BusServer(BusSettings(secret_key=secret.decode(), allowed_keys=f"{folder}/keys/allowed"), run="r")
+    assert secret.decode() not in str(caught.value)
+
+
+def test_a_list_of_allowed_keys_without_a_key_is_refused(folder):
+    with pytest.raises(UserError, match=r"bus\.allowed_keys needs bus\.secret_key"):
+        BusServer(BusSettings(allowed_keys=f"{folder}/keys/allowed"), run="r")
+
+
 def test_a_secret_that_everybody_can_read_is_refused(folder):
     (folder / "keys" / "a.secret").chmod(0o644)
     with pytest.raises(UserError, match="can be read by everybody"):
