@@ -33,7 +33,7 @@ class Window:
 
 
 def page(options: argparse.Namespace) -> None:
-    """Print the median, over windows with viewers, of the pace in them by that in their two neighbours without.
+    """Print the median, over windows with viewers, of their pace by that of their two neighbours without.
 
     Neighbours, since machines drift; a median with its interval, since other processes disturb single windows.
     Processor time per step, compared in the same way, says what viewers cost on a machine that others use.
