@@ -56,12 +56,8 @@ def page(options: argparse.Namespace) -> None:
     steps = [max(1, sum(one.began <= at < one.ended for at in times)) for one in windows]
     rates = [count / (one.ended - one.began) for count, one in zip(steps, windows, strict=True)]
     per_cpu = [count / one.cpu for count, one in zip(steps, windows, strict=True)]
-    print(
-        f"steps/s without viewers: median {median(rates[0::2]):.2f}, {min(rates[0::2]):.2f} to {max(rates[0::2]):.2f}"
-    )
-    print(
-        f"steps/s with {options.viewers}: median {median(rates[1::2]):.2f}, {min(rates[1::2]):.2f} to {max(rates[1::2]):.2f}"
-    )
+    for what, found in (("without viewers", rates[0::2]), (f"with {options.viewers}", rates[1::2])):
+        print(f"steps/s {what}: median {median(found):.2f}, {min(found):.2f} to {max(found):.2f}")
     _show("steps per second of processor time", _to_neighbours(per_cpu))
     ratios = _to_neighbours(rates)
     _show("steps per second", ratios)
