@@ -33,7 +33,7 @@ class Window:
 
 
 def page(options: argparse.Namespace) -> None:
-    """Print the median, over windows with viewers, of the pace in them by that in their two neighbours without.
+    """Print the median, over windows with viewers, of their pace by that of their two neighbours without.
 
     Neighbours, since machines drift; a median with its interval, since other processes disturb single windows.
     Processor time per step, compared in the same way, says what viewers cost on a machine that others use.
@@ -56,12 +56,8 @@ def page(options: argparse.Namespace) -> None:
     steps = [max(1, sum(one.began <= at < one.ended for at in times)) for one in windows]
     rates = [count / (one.ended - one.began) for count, one in zip(steps, windows, strict=True)]
     per_cpu = [count / one.cpu for count, one in zip(steps, windows, strict=True)]
-    print(
-        f"steps/s without viewers: median {median(rates[0::2]):.2f}, {min(rates[0::2]):.2f} to {max(rates[0::2]):.2f}"
-    )
-    print(
-        f"steps/s with {options.viewers}: median {median(rates[1::2]):.2f}, {min(rates[1::2]):.2f} to {max(rates[1::2]):.2f}"
-    )
+    for what, found in (("without viewers", rates[0::2]), (f"with {options.viewers}", rates[1::2])):
+        print(f"steps/s {what}: median {median(found):.2f}, {min(found):.2f} to {max(found):.2f}")
     _show("steps per second of processor time", _to_neighbours(per_cpu))
     ratios = _to_neighbours(rates)
     _show("steps per second", ratios)
