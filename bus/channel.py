@@ -26,7 +26,7 @@ class Answer:
 
     proposal: Proposal
     digest: Digest
-    """The digest that was leased; its `step` tells the age of the proposer's view."""
+    """The digest that was leased; its `step` gives the age of the proposer's view."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@ scripts/bench overlap       does a slow LLM slow the training down?
 scripts/bench busy          how fast is a run while other processes keep cores busy?
 scripts/bench bus           what does the bus cost the loop, with many proposers and under a flood?
 scripts/bench page          do viewers of the live page slow the training down?
+scripts/bench ranks         how fast are two ranks?
+scripts/bench scale         time and memory of a step as classes, lanes, tokens, rows and candidates grow
 scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
+scripts/bench dual          how fast is a dual encoder's step, and what do scoring and digests cost beside it?
 """
 
 import argparse
@@ -26,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.harness.processes import FreshLLM, Household, Process  # noqa: E402 - the checkout must be found first
 from shared.errors import UserError, run_command  # noqa: E402
+from trainer.threads import wait_briefly  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -158,10 +162,22 @@ def step(options: argparse.Namespace) -> None:
 
     if not options.data.is_file():
         raise UserError(f"--data {options.data}: no such file; name RTE's train.jsonl of SuperGLUE")
+    wait_briefly()  # before anything imports torch
     set_up()  # before anything imports transformers
     import gradient_step
 
     gradient_step.step(options)
+
+
+def dual(options: argparse.Namespace) -> None:
+    """Milliseconds of a dual encoder's step, scoring, evaluation and digest."""
+    from shared.logs import set_up
+
+    wait_briefly()  # before anything imports torch
+    set_up()  # before anything imports transformers
+    import dual_step
+
+    dual_step.dual(options)
 
 
 def busy(options: argparse.Namespace) -> None:
@@ -178,6 +194,20 @@ def page(options: argparse.Namespace) -> None:
     page_bench.page(options)
 
 
+def ranks(options: argparse.Namespace) -> None:
+    """Lane-steps per second of one process and of two ranks."""
+    import ranks_bench
+
+    ranks_bench.ranks(options)
+
+
+def scale(options: argparse.Namespace) -> None:
+    """Time and peak memory of a step as its sizes grow."""
+    import scale_bench
+
+    scale_bench.scale(options)
+
+
 def bus(options: argparse.Namespace) -> None:
     """Microseconds of a turn of the loop, and steps per second under a flood."""
     import bus_bench as measurement
@@ -190,7 +220,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "busy": busy,
     "bus": bus,
     "page": page,
+    "ranks": ranks,
+    "scale": scale,
     "step": step,
+    "dual": dual,
 }
 
 
@@ -222,13 +255,30 @@ def main() -> int:
     told.add_argument("--viewers", type=int, default=5, help="viewers at once")
     told.add_argument("--seconds", type=float, default=4.0, help="length of a window")
     told.add_argument("--pairs", type=int, default=15, help="windows with viewers")
+    turns = commands.add_parser("ranks", help="how fast are two ranks?")
+    turns.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
+    turns.add_argument("--seconds", type=float, default=8.0, help="length of a window")
+    turns.add_argument("--rounds", type=int, default=4, help="windows of each")
+    sizes = commands.add_parser("scale", help="time and memory of a step as its sizes grow")
+    sizes.add_argument("--sizes", help='JSON of the sizes of one line, for example {"classes": 1000, "lanes": 4}')
+    sizes.add_argument("--target", action="store_true", help="also 1,000 classes, 4 lanes of 16 tokens; minutes")
+    sizes.add_argument("--threads", type=int, default=2, help="threads of the processor")
     told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
     told.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
     told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
-    told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-    told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+    told = commands.add_parser("dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?")
+    told.add_argument("--model", default=MINILM, help="folder or package:NAME/FOLDER")
+    for told in (commands.choices["step"], commands.choices["dual"]):
+        told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+        told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+        told.add_argument(
+            "--clock",
+            choices=["wall", "cpu"],
+            default="wall",
+            help="cpu: processor time, for a machine with other work",
+        )
     options = parser.parse_args()
     try:
         COMMANDS[options.command](options)

@@ -552,8 +552,8 @@ def test_who_reads_nothing_blocks_nobody():
 def test_a_bind_open_to_other_hosts_is_refused(bind):
     with pytest.raises(UserError, match="CURVE") as caught:
         BusServer(BusSettings(bind=bind), run="r")
-    for told in ("127.0.0.1", "SSH", "python -m bus.keys new trainer", "python -m bus.keys allow"):
-        assert told in str(caught.value)
+    for words in ("127.0.0.1", "SSH", "python -m bus.keys new trainer", "python -m bus.keys allow"):
+        assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("bind", [ANY_PORT, "tcp://127.1.2.3:*", "tcp://localhost:*", "tcp://[::1]:*", "ipc://{}/bus"])
@@ -565,7 +565,7 @@ def test_loopback_will_do(bind, tmp_path):
         leased(end, peer)
 
 
-def test_a_port_in_use_is_told():
+def test_a_port_in_use_is_one_line():
     with trainer() as end, pytest.raises(UserError, match="in use"):
         BusServer(BusSettings(bind=end.endpoint), run="r")
 
@@ -599,7 +599,7 @@ def test_a_socket_without_a_file_is_open_to_other_users():
         BusServer(BusSettings(bind="ipc://@tandem"), run="r")
 
 
-def test_bad_addresses_are_told():
+def test_bad_addresses_are_named():
     with pytest.raises(UserError, match=r"bus\.bind"):
         BusServer(BusSettings(bind="tcp://127.0.0.1:99999"), run="r")
     with pytest.raises(UserError, match=r"bus\.connect"), proposer("tcp://nowhere"):

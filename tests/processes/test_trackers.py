@@ -6,7 +6,7 @@ import signal
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from forks import Household
-from report_runs import event, make_run, told
+from report_runs import event, make_run, run_events
 
 from scripts.harness.processes import SMALL
 from shared.errors import UserError
@@ -105,7 +105,7 @@ def test_a_failure_while_training_is_one_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "broken", Broken)
     settings, directory = opened(tmp_path / "run", track=["broken"])
     with Trackers(settings, directory):
-        later = [{**one, "time": one["time"] + 1e9} for one in told()]
+        later = [{**one, "time": one["time"] + 1e9} for one in run_events()]
         (directory.path / "history.jsonl").write_text("".join(json.dumps(one) + "\n" for one in later))
     assert Broken.calls > 2
     assert [record.getMessage() for record in caplog.records if record.name == "trainer.trackers"] == [
@@ -124,7 +124,7 @@ def test_what_an_earlier_process_fed_is_not_fed_again(tmp_path, monkeypatch):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "kept", Kept)
     settings, directory = opened(tmp_path / "run", track=["kept"])
     history = directory.path / "history.jsonl"
-    before = told()
+    before = run_events()
     history.write_text("".join(json.dumps(one) + "\n" for one in before))
     with Trackers(settings, directory):
         new = {**event("evaluation", 60, words="end", dev_loss=0.5, lanes=[]), "time": 4e9}
