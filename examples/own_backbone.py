@@ -52,6 +52,10 @@ class MeanOfWords:
     def lengths(self, rows: Vectors) -> None:
         """Token counts, where batches of similar length save work. Here every example is one vector."""
 
+    def micro_batch(self, stack: Stack, rows: Vectors) -> int:
+        """Examples per pass in training; here memory does not grow with them."""
+        return len(rows)
+
     def new_head(self, seed: int) -> dict[str, Tensor]:
         """Trainable parameters besides the prompt, by name."""
         return {"scale": torch.tensor(3.0)}

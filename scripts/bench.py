@@ -4,6 +4,8 @@ scripts/bench overlap       does a slow LLM slow the training down?
 scripts/bench busy          how fast is a run while other processes keep cores busy?
 scripts/bench bus           what does the bus cost the loop, with many proposers and under a flood?
 scripts/bench page          do viewers of the live page slow the training down?
+scripts/bench ranks         how fast are two ranks?
+scripts/bench scale         time and memory of a step as classes, lanes, tokens, rows and candidates grow
 scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
 scripts/bench dual          how fast is a dual encoder's step, and what do scoring and digests cost beside it?
 """
@@ -192,6 +194,20 @@ def page(options: argparse.Namespace) -> None:
     page_bench.page(options)
 
 
+def ranks(options: argparse.Namespace) -> None:
+    """Lane-steps per second of one process and of two ranks."""
+    import ranks_bench
+
+    ranks_bench.ranks(options)
+
+
+def scale(options: argparse.Namespace) -> None:
+    """Time and peak memory of a step as its sizes grow."""
+    import scale_bench
+
+    scale_bench.scale(options)
+
+
 def bus(options: argparse.Namespace) -> None:
     """Microseconds of a turn of the loop, and steps per second under a flood."""
     import bus_bench as measurement
@@ -204,6 +220,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "busy": busy,
     "bus": bus,
     "page": page,
+    "ranks": ranks,
+    "scale": scale,
     "step": step,
     "dual": dual,
 }
@@ -228,14 +246,23 @@ def main() -> int:
     bench = commands.add_parser("bus", help="what does the bus cost the loop, with many proposers and under a flood?")
     bench.add_argument("--proposers", type=int, nargs="+", default=[1, 64, 256], help="numbers of proposers")
     bench.add_argument("--steps", type=float, nargs="+", default=[0.001, 0.1, 2.0], help="seconds of a step")
-    bench.add_argument("--seconds", type=float, default=6.0, help="length of a measurement; at least 18 steps")
+    bench.add_argument("--seconds", type=float, default=6.0, help="length of a measurement; at least 14 steps")
+    bench.add_argument("--only-flood", action="store_true", help="measure the flood alone")
     bench.add_argument("--flood", type=int, default=10_000, help="messages a second")
-    bench.add_argument("--window", type=float, default=2.0, help="seconds of a window with or without the flood")
-    bench.add_argument("--pairs", type=int, default=8, help="windows with the flood")
+    bench.add_argument("--window", type=float, default=0.3, help="seconds of a window with or without the flood")
+    bench.add_argument("--pairs", type=int, default=40, help="windows with the flood")
     told = commands.add_parser("page", help="do viewers of the live page slow the training down?")
     told.add_argument("--viewers", type=int, default=5, help="viewers at once")
     told.add_argument("--seconds", type=float, default=4.0, help="length of a window")
     told.add_argument("--pairs", type=int, default=15, help="windows with viewers")
+    turns = commands.add_parser("ranks", help="how fast are two ranks?")
+    turns.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
+    turns.add_argument("--seconds", type=float, default=8.0, help="length of a window")
+    turns.add_argument("--rounds", type=int, default=4, help="windows of each")
+    sizes = commands.add_parser("scale", help="time and memory of a step as its sizes grow")
+    sizes.add_argument("--sizes", help='JSON of the sizes of one line, for example {"classes": 1000, "lanes": 4}')
+    sizes.add_argument("--target", action="store_true", help="also 1,000 classes, 4 lanes of 16 tokens; minutes")
+    sizes.add_argument("--threads", type=int, default=2, help="threads of the processor")
     told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
     told.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"

@@ -98,6 +98,17 @@ class BackboneSettings(Section):
     family: Literal["dual_encoder", "encoder", "decoder"] = "dual_encoder"
     """Where the prompt goes: dual_encoder, into the class texts (sentence encoders, CLIP, SigLIP); encoder, before the
     text, with a trainable head; decoder, before the text, with label words as the answer."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the frozen weights. auto: bfloat16 on CUDA, else float32. Prompts and heads are always float32."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Implementation of attention, as transformers names them. auto: the model's default."""
+    device_map: Literal["auto"] | None = None
+    """auto: spread the model over all GPUs, and to the processor's memory where they are too small. Default: the whole
+    model on `device`."""
+    quantization: Literal["int8", "nf4"] | None = None
+    """Frozen weights in 8 or 4 bits, by bitsandbytes, which must be installed."""
+    checkpointing: bool = False
+    """Compute the activations inside each layer again for the backward pass: less memory, a third more time."""
     max_tokens: int = Field(128, gt=2)
     """Longest example, in tokens; longer ones are cut."""
     temperature: float | None = Field(None, gt=0)
@@ -108,6 +119,11 @@ class BackboneSettings(Section):
     augment: bool = False
     """dual_encoder with images: train on random crops and mirror images, as CoOp does. Otherwise images are encoded
     once."""
+    num_workers: int = Field(2, ge=0)
+    """dual_encoder with augment: processes that read and crop images ahead of training. 0: the trainer does."""
+    features: str | None = "auto"
+    """dual_encoder: folder that keeps the vectors of encoded images for later runs with the same model and files. auto:
+    tandem in the user's cache folder; null: encode them in each run."""
     pooling: Literal["prompt", "text"] = "prompt"
     """encoder: the position that the head reads, the prompt's first (as PEFT pools) or the text's first token."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -148,15 +164,18 @@ class OptimizerSettings(Section):
     """Passes over the training rows at a learning rate of 1e-5 before lr."""
     batch_size: int = Field(32, gt=0)
     """Examples per step."""
+    micro_batch: int | None = Field(None, gt=0)
+    """encoder, decoder: most examples per pass through the model; the gradients of a step add up over its passes.
+    Default: as many as fit into memory."""
 
 
 class RestartSettings(Section):
     """When and how proposals become restart points."""
 
     policy: Literal["trial", "greedy", "always", "none"] = "trial"
-    """trial: the best candidates train as challengers, and one is adopted only if it beats the incumbent, or at once if
-    its words alone do so beyond chance; greedy: adopted at once if it scores better; always: replaces the incumbent
-    unconditionally; none: plain prompt tuning, which ignores the rest of this section."""
+    """trial: the best candidate trains as a challenger and is adopted only if it beats the incumbent; greedy: adopted
+    at once if it scores better; always: replaces the incumbent unconditionally; none: plain prompt tuning, which
+    ignores the rest of this section."""
     source: Literal["bus", "random", "vocabulary"] = "bus"
     """Source of proposals: LLM proposers on the bus, or the controls random (noise) and vocabulary (random words)."""
     mode: Literal["async", "sync"] = "async"
@@ -176,7 +195,8 @@ class RestartSettings(Section):
     """Steps that a challenger trains before it is judged."""
     patience: int = Field(1, ge=0)
     """trial: challengers start after this many evaluations without a lower development loss; until then each step
-    serves the incumbent better. 0: start them at once."""
+    serves the incumbent better. Without a trained head, words that have a lower development loss than the incumbent do
+    not wait. 0: start all at once."""
     sync_wait_seconds: float = Field(60.0, gt=0)
     """sync: longest wait for a proposal; the run then continues without one."""
     digest: Literal["full", "shuffled", "blind"] = "full"
@@ -335,6 +355,8 @@ EFFECTS = (
     Effect(
         {"backbone.family": ("dual_encoder",)}, ("backbone.temperature", "backbone.label_position", "backbone.augment")
     ),
+    Effect({"backbone.family": ("dual_encoder",)}, ("backbone.num_workers", "backbone.features")),
+    Effect({"backbone.family": ("encoder", "decoder")}, ("optimizer.micro_batch",)),
     Effect({"backbone.family": ("encoder",)}, ("backbone.pooling", "backbone.dropout")),
     Effect({"backbone.family": ("decoder",)}, ("backbone.template",)),
     Effect({"task.format": ("text",)}, ("task.text", "task.text2")),

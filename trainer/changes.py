@@ -9,6 +9,8 @@ from shared.settings import Settings
 from trainer.runs.directory import CONFIG, RunDirectory
 
 FREE = {"name", "folder", "device", "threads", "baseline", "bus", "metrics", "proposer", "track"}
+FREE |= {"optimizer.micro_batch", "backbone.attention", "backbone.checkpointing", "backbone.device_map"}
+FREE |= {"backbone.num_workers", "backbone.features"}
 """Settings that say where and how a run computes and talks and what it is compared with, and not what it finds."""
 
 
@@ -35,7 +37,7 @@ def refuse_differences(kept: Settings, given: Settings, path: Path, allowed: Col
     """
     old, new = _flat(kept.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
     for key, value in new.items():
-        if value != old[key] and key.split(".")[0] not in FREE and key not in allowed:
+        if value != old[key] and not {key, key.split(".")[0]} & {*FREE, *allowed}:
             raise UserError(
                 f"{path}: {key} is {old[key]!r} in this run, not {value!r}; leave that setting out, or start a new run"
             )

@@ -4,12 +4,15 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared import logs
 from shared.config import CommandLine, recipe_names, recipe_summary
 from shared.errors import UserError
 from shared.text import printable
+from trainer import ranks
 from trainer.hooks import Hooks
 from trainer.runs.directory import CONFIG, find_run, read_json
 from trainer.runs.signals import Stopped, StopSignals
@@ -33,6 +36,8 @@ def main() -> int:
         default="fail",
         help="where --name is in use: refuse, or resume that run; a finished one is left alone, with status 0",
     )
+    if ranks.is_follower():
+        return _follow(parser)
     options = parser.parse_args()
     logs.set_up()
     if options.list:
@@ -47,9 +52,39 @@ def main() -> int:
             result = _run(parser, options, signals)
     except Stopped:
         return 128 + signals.number
+    except ranks.LostRank as error:
+        if error.is_mine_to_report:
+            raise
+        return 2
     path = result.directory
     end = f"{result}\n\nresult: {path}/best   history: {path}/history.jsonl   summary: {path}/summary.json"
     print("", *map(printable, end.splitlines()), sep="\n")
+    return 0
+
+
+def _follow(parser: CommandLine) -> int:
+    """Take part as another rank than the first, which says whatever there is to say."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            options = parser.parse_args()
+        except UserError:
+            return 2
+    if options.list:
+        return 0
+    logs.set_up()
+    signals = StopSignals(leave=_leave)
+    wait_briefly()
+    from trainer import api
+
+    try:
+        with signals.installed():
+            api.follow(Hooks(signals=signals))
+    except Stopped:
+        return 128 + signals.number
+    except UserError as error:
+        if isinstance(error, ranks.LostRank) and error.is_mine_to_report:
+            raise
+        return 2
     return 0
 
 

@@ -9,7 +9,7 @@ from trainer.backbones.backbone import Backbone
 from trainer.backbones.stack import Stack, stack
 from trainer.memory import in_passes
 from trainer.runs.signals import StopSignals
-from trainer.search.evaluation import EncodedSplit, EvalResult, Score, evaluate, example_losses, paired_t
+from trainer.search.evaluation import EncodedSplit, EvalResult, by_example, mean_results
 from trainer.search.lanes import Lane, stack_lanes
 from trainer.search.pool import TuningResult, snapshot
 from trainer.search.state import RunState
@@ -26,6 +26,7 @@ class Evaluator:
     """Measures prompts on the development split. A signal may break a pass off, before anything has changed."""
 
     def __init__(self, backbone: Backbone, dev: EncodedSplit, state: RunState, signals: StopSignals) -> None:
+        """`dev` is this rank's share of the development split."""
         self._backbone = backbone
         self._dev = dev
         self._state = state
@@ -41,31 +42,25 @@ class Evaluator:
 
     def measure(self, lanes: list[Lane]) -> list[EvalResult]:
         """The development results of `lanes`; nothing changes."""
-        with self._signals.interruptible():
-            return in_passes(self._state, lanes, lambda part: self._results(stack_lanes(part)))
+        return in_passes(self._state, lanes, lambda part: self._results(stack_lanes(part)))
 
-    def score(self, prompts: list[torch.Tensor]) -> list[Score]:
+    def score(self, prompts: list[torch.Tensor]) -> list[EvalResult]:
         """Measure `prompts` [tokens, dim] with the incumbent's head, and the incumbent in the same pass.
 
-        The losses of candidates may be NaN or infinite.
+        The losses may be NaN or infinite.
         """
-        incumbent, targets = self._state.lanes[0], self._dev.targets
-        with self._signals.interruptible():
-            logits = in_passes(
-                self._state,
-                [*prompts, incumbent.prompt],
-                lambda part: [*self._logits(stack(part, [incumbent.head] * len(part)))],
-            )
-        *results, self._state.dev = evaluate(torch.stack(logits), targets)
-        each = example_losses(torch.stack(logits), targets)
-        return [Score(*pair) for pair in zip(results, paired_t(each[-1], each[:-1]), strict=True)]
+        incumbent = self._state.lanes[0]
+        *results, self._state.dev = in_passes(
+            self._state,
+            [*prompts, incumbent.prompt],
+            lambda part: self._results(stack(part, [incumbent.head] * len(part))),
+        )
+        return results
 
     def _results(self, prompts: Stack) -> list[EvalResult]:
-        return evaluate(self._logits(prompts), self._dev.targets)
-
-    @torch.no_grad()
-    def _logits(self, prompts: Stack) -> torch.Tensor:
-        return self._backbone.logits(prompts, self._dev.inputs)
+        with self._signals.interruptible():
+            each = by_example(self._backbone, prompts, self._dev)
+        return mean_results(each)
 
     def keep(self, lanes: list[Lane], results: list[EvalResult]) -> list[EvalResult]:
         """Take over the results of `lanes`, the incumbent first. Raises as `evaluate` does."""

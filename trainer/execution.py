@@ -11,6 +11,7 @@ from bus.channel import Channel
 from shared.errors import UserError
 from shared.health import Health
 from shared.settings import Settings
+from trainer import ranks
 from trainer.backbones import load_backbone
 from trainer.evaluator import Diverged
 from trainer.hooks import Hooks
@@ -54,12 +55,17 @@ def tune_and_test(
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    task = load_task(settings.task, settings.seed, settings.backbone.template)
-    directory.check_data({name: fingerprint(getattr(task, name)) for name in ("train", "dev", "test")})
+    with ranks.agreed():
+        task = load_task(settings.task, settings.seed, settings.backbone.template)
+        data = {name: fingerprint(getattr(task, name)) for name in ("train", "dev", "test")}
+        directory.check_data(data)
+        _check_ranks(task, ranks.broadcast(data) == data)
     settings = resolve_budget(settings, len(task.train.examples))
     _announce(directory, settings, task)
     metrics.budget.set(settings.steps)
-    context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
+    with ranks.agreed():
+        context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
+        directory.check_model(context.backbone.vocabulary.fingerprint)
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
     try:
@@ -67,7 +73,8 @@ def tune_and_test(
     except Diverged as error:
         if error.best is None:
             raise
-        export(settings, context, directory, error.best)
+        if ranks.is_main():
+            export(settings, context, directory, error.best)
         loss = error.best.dev.loss
         raise UserError(f"{error}; the best prompt before (dev loss {loss:.3f}) is in {directory.path}/best") from None
     is_plain = settings.restarts.policy == "none"
@@ -80,6 +87,19 @@ def tune_and_test(
             found, _ = tune(other, context, nested, hooks.signals, listeners=listeners)
         results[f"{label}, {found.kind}"] = found
     return finalize(settings, context, directory, state, results, own)
+
+
+def _check_ranks(task: Task, is_same_data: bool) -> None:
+    """Refuse a rank that reads other data than rank 0, and more ranks than rows to evaluate.
+
+    Raises:
+        UserError: one of these.
+    """
+    if not is_same_data:
+        raise UserError("the data is not that of rank 0; give all hosts the same files")
+    rows = min(len(task.dev.examples), len(task.test.examples))
+    if ranks.count() > rows:
+        raise UserError(f"{ranks.count()} ranks share {rows} development or test rows; start at most {rows}")
 
 
 def _comparisons(settings: Settings) -> list[tuple[str, str, dict[str, str]]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from shared.errors import UserError, first_line
+from trainer import ranks
 from trainer.search.state import RunState
 
 log = logging.getLogger(__name__)
@@ -16,7 +17,8 @@ R = TypeVar("R")
 def in_passes(state: RunState, items: list[T], run: Callable[[list[T]], list[R]]) -> list[R]:
     """What `run` gives for `items`, at most `state.lanes_per_pass` of them at a time.
 
-    Where a pass runs out of memory, it and all later ones take half as many: lanes are independent of each other.
+    Where a pass runs out of memory on any rank, it and all later ones take half as many: lanes are independent of each
+    other. A pass that fails on one rank fails on all.
 
     Raises:
         UserError: one item alone does not fit.
@@ -25,7 +27,8 @@ def in_passes(state: RunState, items: list[T], run: Callable[[list[T]], list[R]]
     while len(results) < len(items):
         part = items[len(results) : len(results) + state.lanes_per_pass]
         try:
-            results += run(part)
+            with ranks.agreed():
+                found = run(part)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -36,6 +39,8 @@ def in_passes(state: RunState, items: list[T], run: Callable[[list[T]], list[R]]
                 ) from None
             state.lanes_per_pass = len(part) // 2
             log.warning("out of memory with %d lanes in one pass; passes now take %d", len(part), state.lanes_per_pass)
+        else:
+            results += found
     return results
 
 

@@ -13,6 +13,7 @@ from bus.record import RecordingChannel
 from shared.append_log import AppendLog
 from shared.errors import UserError
 from shared.settings import Settings
+from trainer import ranks
 from trainer.backbones.stack import stack
 from trainer.descent import Descent
 from trainer.evaluator import Diverged, Evaluator
@@ -34,6 +35,7 @@ from trainer.search.restarts import Restarts, clean_words
 from trainer.search.schedule import steps_per_epoch
 from trainer.search.state import RunState
 from trainer.search.trajectory import Trajectory
+from trainer.shared_channel import SharedChannel
 from trainer.sources import open_channel, publisher
 from trainer.watch import live
 
@@ -67,7 +69,8 @@ def tune(
         UserError: the start has no words, the checkpoint or record cannot be read, or the disk takes no checkpoint.
     """
     train = context.encode(context.task.train, "training rows")
-    dev = context.encode(context.task.dev, "development rows")
+    whole_dev = context.encode(context.task.dev, "development rows")
+    dev = whole_dev.share()
     backbone = context.backbone
     prompt_init = _prompt_init(settings, context)
     resumed = directory.has_checkpoint
@@ -76,15 +79,18 @@ def tune(
     else:
         state, offsets = _begin(settings, context, prompt_init), {HISTORY: 0, RECORD: 0}
 
-    channel = open_channel(settings, prompt_init, bus, record, lambda: state.lane_steps)
-    if channel is not None:
-        channel = RecordingChannel(
-            channel, directory.path / RECORD, lambda: state.lane_steps, truncate_to=offsets[RECORD]
+    recorded = None
+    if ranks.is_main() and (found := open_channel(settings, prompt_init, bus, record, lambda: state.lane_steps)):
+        recorded = RecordingChannel(
+            found, directory.path / RECORD, lambda: state.lane_steps, truncate_to=offsets[RECORD]
         )
+    channel: Channel | None = recorded
+    if ranks.count() > 1 and settings.restarts.policy != "none":
+        channel = SharedChannel(recorded)
     history_log = AppendLog(directory.path / HISTORY, keep=offsets[HISTORY])
     history = History(history_log, settings.proposer.budget)
     history.write("resumed" if resumed else "started", state.lane_steps, **_about(settings, context, directory))
-    files = RunFiles(directory, state, prompt_init, history_log, channel, Observers(listeners := list(listeners)))
+    files = RunFiles(directory, state, prompt_init, history_log, recorded, Observers(listeners := list(listeners)))
     with live(directory.path), step_bar(settings.steps, state.lane_steps) as bar:
         publish = [publisher(channel, directory.id)] if channel and settings.restarts.digest == "full" else []
         observers = Observers([state.trajectory, *publish, history, Console(settings.steps, bar), *listeners, files])
@@ -110,7 +116,7 @@ def tune(
                 evaluator,
                 observers,
                 signals,
-                scoring_cost(dev, train, settings.optimizer.batch_size, settings.prompt.num_tokens),
+                scoring_cost(whole_dev, train, settings.optimizer.batch_size, settings.prompt.num_tokens),
                 context.beat,
             )
             if channel
@@ -147,7 +153,7 @@ def untrained(settings: Settings, context: TuningContext) -> TuningResult:
     """The prompt that a run with these settings starts from."""
     start, origin = _prompt_init(settings, context).first()
     head = context.backbone.new_head(settings.seed)
-    dev = context.encode(context.task.dev, "development rows")
+    dev = context.encode(context.task.dev, "development rows").share()
     result = evaluate(context.backbone.logits(stack([start], [head]), dev.inputs), dev.targets)[0]
     pool = Pool([Snapshot(0, 0, start, head, (origin,), result)])
     return pool.result(context.backbone, dev, average=False)
@@ -167,6 +173,7 @@ class RunFiles:
     failures: int = 0
     """Checkpoints that could not be saved."""
     _reported: int = 0
+    _failing: bool = False
 
     def __call__(self, event: Event) -> None:
         """After each step, report the writes that failed since the last report."""
@@ -188,8 +195,13 @@ class RunFiles:
             save_checkpoint(self.directory.path, self.state, self.prompt_init, offsets)
         except OSError as error:
             self.failures += 1
-            log.warning("%s: the checkpoint cannot be saved (%s); training continues", self.directory.path, error)
+            if not self._failing:
+                log.warning("%s: the checkpoint cannot be saved (%s); training continues", self.directory.path, error)
+            self._failing = True
             return False
+        if self._failing:
+            log.info("%s: the checkpoint is saved again", self.directory.path)
+        self._failing = False
         return True
 
 
@@ -210,11 +222,12 @@ def _run(loop: Loop, files: RunFiles, history: History, signals: StopSignals) ->
 
 
 def _save_finally(files: RunFiles, proposals: Proposals | None) -> None:
-    if not files.save(proposals):
-        raise UserError(
-            f"{files.directory.path}: the last checkpoint cannot be saved; free some space, then continue the run with "
-            "--resume from the one before"
-        )
+    with ranks.agreed():
+        if not files.save(proposals):
+            raise UserError(
+                f"{files.directory.path}: the last checkpoint cannot be saved; free some space, then continue the run "
+                "with --resume from the one before"
+            )
 
 
 def _prompt_init(settings: Settings, context: TuningContext) -> PromptInit:

@@ -41,6 +41,9 @@ SMALL = {
 }
 """The demo with fewer classes and rows: its steps cost about 10 ms."""
 
+ACCELERATE = ["launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+"""`--multi_gpu` also starts ranks where there is no GPU."""
+
 Found = TypeVar("Found")
 
 
@@ -110,10 +113,18 @@ class Process:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def children(self) -> list[int]:
+        """The processes that it started, such as a launcher's ranks."""
+        found = []
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                if int(status.read_text().rpartition(")")[2].split()[1]) == self.process.pid:
+                    found.append(int(status.parent.name))
+        return sorted(found)
+
     def clear(self) -> None:
-        """Leave nothing of it behind. honcho's children are in sessions of their own; it names them."""
-        children = [int(pid) for pid in re.findall(r"started \(pid=(\d+)\)", self.text)]
-        for pid in [*children, self.pid] if not self.ended else []:
+        """Leave nothing of it behind: its children are in sessions of their own."""
+        for pid in [*self.children(), self.pid] if not self.ended else []:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
         self.wait()
@@ -152,6 +163,15 @@ class Household:
 
     def trainer(self, *arguments: str, **environment: str) -> Process:
         return self.program("trainer", *arguments, **environment)
+
+    def ranks(self, count: int, *arguments: str, launcher: str = "torchrun", **environment: str) -> Process:
+        """A trainer of several ranks."""
+        options = {
+            "torchrun": ["--standalone", "--nproc-per-node", str(count)],
+            "accelerate": [*ACCELERATE, "--num_processes", str(count), "--main_process_port", str(free_port())],
+        }
+        program = str(Path(sys.executable).with_name(launcher))
+        return self.start(program, *options[launcher], "-m", "trainer", *arguments, **environment)
 
     def proposer(self, *arguments: str, **environment: str) -> Process:
         return self.program("proposer", *arguments, **environment)
@@ -209,8 +229,8 @@ def scrape(port: int) -> dict[str, float]:
     samples: dict[str, float] = {}
     for family in text_string_to_metric_families(get(port, "/metrics")[1]):
         for name, labels, value, *_ in family.samples:
-            told = ",".join(f'{key}="{labels[key]}"' for key in labels)
-            samples[f"{name}{{{told}}}" if told else name] = value
+            described = ",".join(f'{key}="{labels[key]}"' for key in labels)
+            samples[f"{name}{{{described}}}" if described else name] = value
     return samples
 
 

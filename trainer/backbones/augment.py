@@ -21,10 +21,11 @@ def random_views(images: list[Image.Image], side: int) -> list[Image.Image]:
     torch's global generator.
     """
     seeds = torch.randint(2**62, (len(images),)).tolist()
-    return [_view(image, side, Random(seed)) for image, seed in zip(images, seeds, strict=True)]
+    return [random_view(image, side, Random(seed)) for image, seed in zip(images, seeds, strict=True)]
 
 
-def _view(image: Image.Image, side: int, draw: Random) -> Image.Image:
+def random_view(image: Image.Image, side: int, draw: Random) -> Image.Image:
+    """A random crop of an image, resized to `side` x `side` and mirrored or not, as `draw` decides."""
     view = image.crop(_box(*image.size, draw)).resize((side, side), Image.Resampling.BICUBIC)
     return ImageOps.mirror(view) if draw.random() < 0.5 else view
 

@@ -1,6 +1,6 @@
 """The interface of a frozen model to the training loop, the same for every family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -9,11 +9,6 @@ from torch import Tensor
 from trainer.backbones.stack import Stack
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.tasks.examples import Example
-
-
-def frozen_dtype(device: torch.device) -> torch.dtype:
-    """What frozen weights are kept in: bfloat16 takes half the memory and time on CUDA."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 class EncodedExamples(Protocol):
@@ -42,6 +37,9 @@ class Backbone(Protocol):
     def lengths(self, rows: Any) -> Tensor | None:
         """Tokens of each example, [examples], where batches of similar length save work; else None."""
 
+    def micro_batch(self, stack: Stack, rows: Any) -> int:
+        """How many of `rows` go through one training pass in bounded memory without being computed twice."""
+
     def new_head(self, seed: int) -> dict[str, Tensor]:
         """Fresh trainable parameters other than the prompt, by name, fixed by the seed; empty where there are none."""
 
@@ -50,6 +48,14 @@ class Backbone(Protocol):
 
         Randomness comes from torch's global generator, which the loop seeds before each step.
         """
+
+
+@runtime_checkable
+class Augments(Protocol):
+    """A backbone that may train on random views of its examples."""
+
+    def views(self, rows: Any, batches: Iterator[tuple[int, Tensor]], seed: int) -> Iterator[Any] | None:
+        """The encoded examples of each batch, given by iteration and rows; None where it trains on the examples."""
 
 
 @runtime_checkable

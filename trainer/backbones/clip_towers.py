@@ -12,10 +12,11 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings
-from trainer.backbones.backbone import frozen_dtype
+from trainer.backbones.features import identify
 from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, token_embeddings
+from trainer.backbones.model_options import freeze, load_options
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.tasks.examples import Example
 
@@ -35,13 +36,16 @@ class ClipTowers:
         Raises:
             UserError: model, tokenizer or image processor cannot be loaded, or do not fit each other.
         """
-        self.dtype = frozen_dtype(device)
-        model, tokenizer, self._processor = _load(name, settings, self.dtype)
-        self._model = model.to(device).eval().requires_grad_(False)
-        use_onednn(self._model)
+        options = load_options(settings, device)
+        self.dtype: torch.dtype = options["dtype"]
+        model, tokenizer, self._processor = _load(name, settings, options)
         self.config = model.config.text_config
         with refusing(settings, "is built unlike CLIP and SigLIP", "choose one of these"):
+            freeze(model, settings, device)
+            use_onednn(model)
+            self._model = model
             self._lookup = model.text_model.get_input_embeddings()
+            self.device = self._lookup.weight.device
             self._is_siglip = model.config.model_type.startswith("siglip")
             self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, model.text_model))
             self.max_length = int(self.config.max_position_embeddings)
@@ -58,6 +62,8 @@ class ClipTowers:
         full_stop = [] if self._is_siglip else self.vocabulary.encode(".", 1).tolist()
         self.suffix_ids = [*full_stop, tokenizer.eos_token_id]
         self._padding: int = tokenizer.pad_token_id
+        commit = getattr(model.config, "_commit_hash", None)
+        self.identity = f"{identify(name, commit)}\n{self.dtype} {settings.quantization}"
 
     def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end.
@@ -67,8 +73,8 @@ class ClipTowers:
         """
         if self._is_siglip:
             missing = self.max_length - embeds.shape[1]
-            embeds = torch.where(mask[..., None], embeds, self.vocabulary.embeddings[self._padding])
-            padding = self.vocabulary.embeddings[self._padding].expand(len(embeds), missing, -1)
+            embeds = torch.where(mask[..., None], embeds, self.vocabulary.vectors([self._padding]))
+            padding = self.vocabulary.vectors([self._padding]).expand(len(embeds), missing, -1)
             embeds = torch.cat([embeds, padding], dim=1)
         ids = torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
         ids[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1] = self.suffix_ids[-1]
@@ -88,16 +94,29 @@ class ClipTowers:
     def read(self, examples: list[Example]) -> list[Image.Image]:
         """The images of the examples, in RGB."""
         with ThreadPoolExecutor() as readers:  # Pillow decodes without holding Python's lock
-            return list(readers.map(_read, examples))
+            return list(readers.map(read_image, examples))
 
     def encode(self, inputs: list[Image.Image]) -> Tensor:
         """Unit vectors [images, dim]."""
-        pixels = self._processor(images=inputs, return_tensors="pt")["pixel_values"]
+        return self.encode_pixels(self.to_pixels(inputs))
+
+    def to_pixels(self, images: list[Image.Image]) -> Tensor:
+        """Images as the model reads them, [images, channels, side, side]."""
+        pixels: Tensor = self._processor(images=images, return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Unit vectors [images, dim]."""
         pixels = pixels.to(self._model.device, self._model.dtype)
         return normalize(self._model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
 
 
-def _read(example: Example) -> Image.Image:
+def read_image(example: Example) -> Image.Image:
+    """The image of an example, in RGB.
+
+    Raises:
+        UserError: it has none, or it cannot be read.
+    """
     image = example.image
     if image is None:
         raise UserError("the model reads images, but the task has texts: set task.format to image, or choose a model")
@@ -110,7 +129,7 @@ def _read(example: Example) -> Image.Image:
         raise UserError(f"{what} cannot be read as an image: {reason}") from None
 
 
-def _load(name: str, settings: BackboneSettings, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+def _load(name: str, settings: BackboneSettings, options: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor."""
     what, hint = "cannot be loaded as CLIP", "copy the model again or choose another"
     load_model: Any = AutoModel.from_pretrained  # whose types leave out what output_loading_info adds
@@ -118,8 +137,8 @@ def _load(name: str, settings: BackboneSettings, dtype: torch.dtype) -> tuple[An
     with refusing(settings, f"{what}, its tokenizer", hint):
         tokenizer = AutoTokenizer.from_pretrained(name, **SAFE)
     with refusing(settings, f"{what}, its weights", hint):
-        options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, found = load_model(name, **options, **SAFE)
+        checks = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, found = load_model(name, **options, **checks, **SAFE)
     check_loaded(settings, model, found)
     with refusing(settings, f"{what}, its image processor (preprocessor_config.json)", hint):
         # Pillow resizes as CLIP's own preparation does, and needs no torchvision.

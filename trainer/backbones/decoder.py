@@ -18,11 +18,11 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, Auto
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings
-from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.llama_last_layer import read_last
 from trainer.backbones.model_files import SAFE, check_files, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, max_positions, token_embeddings
+from trainer.backbones.model_options import freeze, load_options
 from trainer.backbones.passes import max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.stack import Stack, stack
@@ -63,19 +63,20 @@ class Decoder:
             raise UserError(
                 f"family decoder scores label words, but task.format = {format!r} has none; use another family"
             )
-        self.device = device
-        dtype = frozen_dtype(device)
-        tokenizer, self._model = _load(settings, dtype)
-        self._model.to(device).eval().requires_grad_(False)
+        options = load_options(settings, device)
+        dtype = options["dtype"]
+        tokenizer, self._model = _load(settings, options)
+        freeze(self._model, settings, device)
         use_onednn(self._model)
         self._embed = self._model.get_input_embeddings()
+        self.device = self._embed.weight.device
         self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, self._model))
         check_tokenizer(settings, tokenizer, self.vocabulary, allow_special=True)
         self._template = Template(settings.template, tokenizer, len(self.vocabulary.embeddings))
-        self._verbalizer = Verbalizer({label: self._template.continuation(label) for label in labels}, device)
+        self._verbalizer = Verbalizer({label: self._template.continuation(label) for label in labels}, self.device)
         self._max_tokens = self._max_text_tokens(settings, prompt)
         self._reader = read_last(self._model, self._verbalizer.nodes)
-        self._memory_positions = max_pass_positions(self._model.config, device, dtype)
+        self._memory_positions = max_pass_positions(self._model.config, self.device, dtype, settings.checkpointing)
         self._probe(settings, dtype)
 
     def _max_text_tokens(self, settings: BackboneSettings, prompt: PromptSettings) -> int:
@@ -110,7 +111,7 @@ class Decoder:
             batch = TokenizedBatch([torch.tensor(text) for text in texts])
             return self._node_logits(*self._lay_out(stack([vectors]), batch))[:, [0, -1]].flatten(0, 1)
 
-        probe(settings, self.vocabulary.embeddings[words], read, torch.stack(own), dtype)
+        probe(settings, self.vocabulary.vectors(words), read, torch.stack(own), dtype)
 
     def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> TokenizedBatch:
         """Fill and tokenise the template; `what` names the progress bar, `beat` is called after each chunk."""
@@ -124,6 +125,16 @@ class Decoder:
         """Tokens of each example, [examples]."""
         return rows.lengths
 
+    def micro_batch(self, stack: Stack, rows: TokenizedBatch) -> int:
+        """Rows that one call of a kernel takes."""
+        budget, extra = self._pass_positions(stack)
+        return max(1, budget // (int(rows.lengths.max()) + extra))
+
+    def _pass_positions(self, stack: Stack) -> tuple[int, int]:
+        """Positions in one pass for each lane, and how many of them a row has in addition to its text."""
+        lanes, longest, _ = stack.prompts.shape
+        return min(POSITIONS, self._memory_positions) // lanes, longest + self._verbalizer.nodes - 1
+
     def new_head(self, seed: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Empty: only the prompt is trained."""
         return {}
@@ -135,8 +146,7 @@ class Decoder:
 
     def logits(self, stack: Stack, rows: TokenizedBatch, training: bool = False) -> Tensor:  # noqa: ARG002
         """Log-probabilities of the label words, [lanes, examples, classes], float32."""
-        lanes, extra = len(stack.prompts), stack.prompts.shape[1] + self._verbalizer.nodes - 1
-        chunks = list(rows.chunks(min(POSITIONS, self._memory_positions) // lanes, extra))
+        chunks = list(rows.chunks(*self._pass_positions(stack)))
         scores = run_chunks(lambda chunk: self._scores(stack, rows[chunk]), chunks)
         return torch.cat(scores, dim=1)[:, torch.cat(chunks).argsort()]
 
@@ -192,7 +202,7 @@ def _attention(mask: Tensor, sees: Tensor, dtype: torch.dtype) -> Tensor:
     return added.masked_fill(unread, torch.finfo(dtype).min)[:, None]
 
 
-def _load(settings: BackboneSettings, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(settings: BackboneSettings, options: dict[str, Any]) -> tuple[Any, Any]:
     """Tokenizer and model, from a folder, a .gguf file or the hub."""
     name, gguf = check_files(settings), {}
     if name.endswith(".gguf"):
@@ -204,8 +214,8 @@ def _load(settings: BackboneSettings, dtype: torch.dtype) -> tuple[Any, Any]:
         with refusing(settings, f"{what}, its tokenizer", hint):
             tokenizer = AutoTokenizer.from_pretrained(name, **gguf, **SAFE)
         with refusing(settings, what, hint):
-            options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-            model, found = load(name, **options, **gguf, **SAFE)
+            checks = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            model, found = load(name, **options, **checks, **gguf, **SAFE)
     if type(model.config) in MODEL_FOR_MASKED_LM_MAPPING:
         raise UserError(f"{setting_of(settings)} is an encoder; use family encoder or dual_encoder")
     if not tokenizer.is_fast:

@@ -7,41 +7,52 @@ the model is CLIP or SigLIP, and texts where it is a sentence encoder.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
+from trainer import ranks
 from trainer.backbones.augment import random_views
+from trainer.backbones.clip_towers import ClipTowers, read_image
+from trainer.backbones.features import Features, cache_folder
 from trainer.backbones.labels import encode_labels
 from trainer.backbones.passes import chunks_by_length, max_kernel_positions, max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.stack import Stack, stack
 from trainer.backbones.towers import load_towers
+from trainer.backbones.views import Views
 from trainer.progress import track
 from trainer.tasks.examples import Example
 
 BATCH = 64
 """Examples encoded in one pass."""
 
+Masked = tuple[Tensor, Tensor]
+"""Vectors [..., tokens, dim] and their mask [..., tokens]."""
+
 
 @dataclass(frozen=True)
 class EmbeddedExamples:
-    """Examples and their unit vectors [examples, dim]."""
+    """Examples and their unit vectors [examples, dim]; of random views the vectors alone."""
 
     examples: list[Example]
     vectors: Tensor
 
     def __len__(self) -> int:
         """How many examples."""
-        return len(self.examples)
+        return len(self.vectors)
 
-    def __getitem__(self, rows: Tensor) -> "EmbeddedExamples":
+    def __getitem__(self, rows: Tensor) -> Self:
         """The examples at `rows`, int64 [n]."""
-        return EmbeddedExamples(
-            [self.examples[row] for row in rows.tolist()], self.vectors[rows.to(self.vectors.device)]
-        )
+        examples = [self.examples[row] for row in rows.tolist()] if self.examples else []
+        return type(self)(examples, self.vectors[rows.to(self.vectors.device)])
+
+
+class AugmentedExamples(EmbeddedExamples):
+    """Examples with the vectors of random views."""
 
 
 class DualEncoder:
@@ -56,16 +67,21 @@ class DualEncoder:
             UserError: no such model, prompts cannot drive it, or a label does not fit into it.
         """
         self.settings = settings
-        self.device = device
         self.num_contexts = len(labels) if prompt.per_class else 1
         self._towers = load_towers(settings, device)
+        self.device = self._towers.device
         if settings.augment and not self._towers.image_size:
             raise UserError("backbone.augment makes views of images, but the model is a sentence encoder; set it false")
         self.vocabulary = self._towers.vocabulary
         self._temperature = settings.temperature or self._towers.temperature
         self._encoded: dict[object, Tensor] = {}
+        self._features: Features | None = None
+        if settings.features and isinstance(self._towers, ClipTowers):
+            self._features = Features(cache_folder(settings.features), self._towers.identity)
         self._labels, self._label_mask = self._embed_labels(labels, prompt.num_tokens)
-        self._positions = max_pass_positions(self._towers.config, device, self._towers.dtype)
+        self._positions = max_pass_positions(
+            self._towers.config, self.device, self._towers.dtype, settings.checkpointing
+        )
         self._probe()
 
     @property
@@ -84,13 +100,13 @@ class DualEncoder:
         rows = [[*towers.prefix_ids, *prompt[:length], *towers.suffix_ids] for length in (3, 1)]
 
         def read(words: Tensor) -> Tensor:
-            before, after = (self.vocabulary.embeddings[ids] for ids in (towers.prefix_ids, towers.suffix_ids))
+            before, after = (self.vocabulary.vectors(ids) for ids in (towers.prefix_ids, towers.suffix_ids))
             texts = stack([torch.cat([before, words[:length], after]) for length in (3, 1)])
             return towers.encode_embeds(texts.prompts, texts.mask)
 
         with own_pass(self.settings):
             expected = torch.cat([towers.encode_ids(torch.tensor([row], device=self.device)) for row in rows])
-        probe(self.settings, self.vocabulary.embeddings[prompt], read, expected, towers.dtype)
+        probe(self.settings, self.vocabulary.vectors(prompt), read, expected, towers.dtype)
 
     def _embed_labels(self, labels: list[str], prompt_tokens: int) -> tuple[Tensor, Tensor]:
         """Label words [classes, longest, dim] and their mask [classes, longest]."""
@@ -102,7 +118,7 @@ class DualEncoder:
                     f"label {label!r} (task.labels) has {len(tokens)} tokens, but with prompt.num_tokens = "
                     f"{prompt_tokens} the model has room for {max(room, 0)}; shorten one of the two"
                 )
-        words = stack([self.vocabulary.embeddings[tokens.to(self.device)] for tokens in ids])
+        words = stack([self.vocabulary.vectors(tokens) for tokens in ids])
         return words.prompts, words.mask
 
     @torch.no_grad()
@@ -113,15 +129,55 @@ class DualEncoder:
         """
         missing = list({example.key: example for example in examples if example.key not in self._encoded}.values())
         missing.sort(key=_characters)  # texts of similar length need little padding
-        chunks = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
-        for chunk in track(chunks, f"encoding {what}"):
-            vectors = self._towers.encode(self._towers.read(chunk))
-            self._encoded.update((example.key, vector) for example, vector in zip(chunk, vectors, strict=True))
+        own = missing[ranks.share(len(missing))[0]]
+        vectors = []
+        for start in track(range(0, len(own), BATCH), f"encoding {what}"):
+            vectors.append(self._encode(own[start : start + BATCH]))
             beat()
+        if vectors:
+            whole = ranks.gather(torch.cat(vectors), len(missing))
+            self._encoded.update((example.key, vector) for example, vector in zip(missing, whole, strict=True))
         return EmbeddedExamples(examples, torch.stack([self._encoded[example.key] for example in examples]))
+
+    def _encode(self, examples: list[Example]) -> Tensor:
+        """Unit vectors [examples, dim], those of images from disk where an earlier run left them there."""
+        images = [example.image for example in examples if example.image is not None]
+        if self._features is None or len(images) < len(examples):
+            return self._towers.encode(self._towers.read(examples))
+        found = self._features.find(images)
+        fresh = [example for example in examples if example.image not in found]
+        if fresh:
+            vectors = self._towers.encode(self._towers.read(fresh))
+            encoded = {one.image: vector for one, vector in zip(fresh, vectors, strict=True) if one.image is not None}
+            self._features.keep(encoded)
+            found |= encoded
+        return torch.stack([found[image].to(self.device) for image in images])
+
+    def views(
+        self, rows: EmbeddedExamples, batches: Iterator[tuple[int, Tensor]], seed: int
+    ) -> Iterator[EmbeddedExamples] | None:
+        """The training examples of each batch, given by iteration and rows, seen in random views.
+
+        A view depends on seed, iteration and row alone. None without backbone.augment.
+        """
+        if not self.settings.augment or not isinstance(self._towers, ClipTowers):
+            return None
+        towers = self._towers
+        made = Views(rows.examples, read_image, towers.to_pixels, towers.image_size, seed)
+        encoded = map(self._encode_pixels, made.batches(batches, self.settings.num_workers))
+        return (AugmentedExamples([], vectors) for vectors in encoded)
+
+    @torch.no_grad()
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        assert isinstance(self._towers, ClipTowers)
+        return torch.cat([self._towers.encode_pixels(part) for part in torch.split(pixels, BATCH)])
 
     def lengths(self, rows: EmbeddedExamples) -> None:
         """None: every example is one vector."""
+
+    def micro_batch(self, stack: Stack, rows: EmbeddedExamples) -> int:  # noqa: ARG002
+        """All of them: what a step keeps grows with the classes, not with the rows."""
+        return len(rows)
 
     def new_head(self, seed: int) -> dict[str, Tensor]:  # noqa: ARG002 - every family has the same methods
         """Empty: only the prompt is trained."""
@@ -129,7 +185,8 @@ class DualEncoder:
 
     def logits(self, stack: Stack, rows: EmbeddedExamples, training: bool = False) -> Tensor:
         """Class scores [lanes, examples, classes]; with backbone.augment, those of random views while `training`."""
-        seen = self._views(rows) if training and self.settings.augment else rows
+        is_plain = not isinstance(rows, AugmentedExamples)
+        seen = self._views(rows) if training and self.settings.augment and is_plain else rows
         return self.classify(self.class_embeddings(stack), seen)
 
     def classify(self, class_embeddings: Tensor, rows: EmbeddedExamples) -> Tensor:
@@ -144,22 +201,30 @@ class DualEncoder:
     def class_embeddings(self, stack: Stack) -> Tensor:
         """Unit vectors [lanes, classes, dim] of the class texts.
 
+        Memory is bounded: texts go through the tower in chunks, with those of other ranks left to them.
+        """
+        lanes, classes = len(stack.prompts), len(self._labels)
+        prompts = self._by_context(stack)
+        longest = prompts[0].shape[2] + self._labels.shape[1] + len(self._towers.prefix_ids + self._towers.suffix_ids)
+        own = torch.arange(lanes * classes, device=self.device)[ranks.share(lanes * classes)[0]]
+        chunks = torch.split(own, max(1, self._positions // longest))
+        vectors = run_chunks(lambda texts: self._encode_texts(*self._lay_out(prompts, texts)), chunks)
+        return ranks.gather(torch.cat(vectors), lanes * classes).view(lanes, classes, -1)
+
+    def _lay_out(self, prompts: Masked, texts: Tensor) -> Masked:
+        """Input embeddings of the class texts numbered lane * classes + class, [texts, tokens, dim].
+
         Unused positions are masked and moved to the end, as a tokenizer pads, so a prompt of
         words gives the vector that tokenizer and encoder give for the same text.
         """
-        lanes, classes = len(stack.prompts), len(self._labels)
-        pieces = [(part.flatten(0, 1), mask.flatten(0, 1)) for part, mask in self._pieces(stack)]
+        pieces = list(self._pieces(prompts, texts))
         embeds = torch.cat([part for part, _ in pieces], dim=1)
         mask = torch.cat([mask for _, mask in pieces], dim=1)
         order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
         embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
-        mask = mask.gather(1, order)
-        size = max(1, self._positions // mask.shape[1])
-        chunks = list(zip(torch.split(embeds, size), torch.split(mask, size), strict=True))
-        vectors = run_chunks(lambda chunk: self._encode(*chunk), chunks)
-        return torch.cat(vectors).view(lanes, classes, -1)
+        return embeds, mask.gather(1, order)
 
-    def _encode(self, embeds: Tensor, mask: Tensor) -> Tensor:
+    def _encode_texts(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of class texts that fit into memory, in calls with texts of similar length."""
         lengths = mask.sum(1).cpu()
         chunks = list(chunks_by_length(lengths, max_kernel_positions(self.device, self._positions)))
@@ -170,23 +235,24 @@ class DualEncoder:
         ]
         return torch.cat(vectors)[torch.cat(chunks).argsort()]
 
-    def _pieces(self, stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
-        """The parts of every class text, each [lanes, classes, tokens, dim] with its mask."""
-        lanes, classes = len(stack.prompts), len(self._labels)
-        prompts, mask = (part.expand(lanes, classes, *part.shape[2:]) for part in self._by_context(stack))
-        label = self._labels.expand(lanes, -1, -1, -1), self._label_mask.expand(lanes, -1, -1)
-        yield self._constant(self._towers.prefix_ids, lanes)
+    def _pieces(self, prompts: Masked, texts: Tensor) -> Iterator[Masked]:
+        """The parts of class texts, each [texts, tokens, dim] with its mask."""
+        lane, label = texts // len(self._labels), texts % len(self._labels)
+        context = label if self.num_contexts > 1 else torch.zeros_like(label)
+        prompt, mask = (part[lane, context] for part in prompts)
+        words = self._labels[label], self._label_mask[label]
+        yield self._constant(self._towers.prefix_ids, len(texts))
         match self.settings.label_position:
             case "end":
-                yield from ((prompts, mask), label)
+                yield from ((prompt, mask), words)
             case "front":
-                yield from (label, (prompts, mask))
+                yield from (words, (prompt, mask))
             case "middle":
                 front = mask & (mask.cumsum(-1) <= mask.sum(-1, keepdim=True) // 2)  # each lane's own half
-                yield from ((prompts, front), label, (prompts, mask & ~front))
-        yield self._constant(self._towers.suffix_ids, lanes)
+                yield from ((prompt, front), words, (prompt, mask & ~front))
+        yield self._constant(self._towers.suffix_ids, len(texts))
 
-    def _by_context(self, stack: Stack) -> tuple[Tensor, Tensor]:
+    def _by_context(self, stack: Stack) -> Masked:
         """Prompts [lanes, contexts, longest, dim] and their mask; a lane is its contexts joined."""
         tokens = stack.mask.sum(1) // self.num_contexts
         place = torch.arange(int(tokens.max()), device=self.device)
@@ -196,9 +262,9 @@ class DualEncoder:
         lane = torch.arange(len(rows), device=self.device)[:, None, None]
         return stack.prompts[lane, rows], mask
 
-    def _constant(self, ids: list[int], lanes: int) -> tuple[Tensor, Tensor]:
+    def _constant(self, ids: list[int], texts: int) -> Masked:
         """Tokens that are the same in every class text."""
-        vectors = self.vocabulary.embeddings[ids].expand(lanes, len(self._labels), -1, -1)
+        vectors = self.vocabulary.vectors(ids).expand(texts, -1, -1)
         return vectors, torch.ones(vectors.shape[:-1], dtype=torch.bool, device=self.device)
 
 

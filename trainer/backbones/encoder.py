@@ -17,13 +17,13 @@ from transformers import PreTrainedModel
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings
-from trainer.backbones.backbone import frozen_dtype
 from trainer.backbones.encoder_head import cut_head, initialise
 from trainer.backbones.encoder_model import load_classifier, load_tokenizer, max_text_tokens
 from trainer.backbones.fast_dropout import use_fast_dropout
 from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.labels import check_distinct
 from trainer.backbones.model_inputs import check_tokenizer, padding_token, token_embeddings
+from trainer.backbones.model_options import freeze, load_options
 from trainer.backbones.passes import max_kernel_positions, max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.read_layer import ReadLayer
@@ -79,21 +79,22 @@ class Encoder:
         if format == "image":
             raise UserError("backbone.family = 'encoder' reads texts, not images; set it to dual_encoder")
         self.settings = settings
-        self.device = device
         self._choices, self._outputs = (len(labels), 1) if format == "copa" else (1, len(labels))
         self._tokenizer = load_tokenizer(settings)
         self._tokenizer.pad_token = padding_token(self._tokenizer)
-        model: Any = self.peft_base()
-        self._max_tokens = max_text_tokens(model, self._tokenizer, settings, prompt)
-        self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(settings, model).to(device))
-        check_tokenizer(settings, self._tokenizer, self.vocabulary)
-        _check_labels(labels, self._tokenizer)
-        dtype = frozen_dtype(device)
-        model.to(device, dtype).eval().requires_grad_(False)
-        use_onednn(model.base_model)
+        options = load_options(settings, device)
+        dtype = options["dtype"]
+        model: Any = load_classifier(settings, self._outputs, options)
+        freeze(model, settings, device)
+        use_onednn(model.base_model)  # not the head, which is trained
         if settings.dropout:
             use_fast_dropout(model.base_model)
-        self._memory_positions = max_pass_positions(model.config, device, dtype)
+        self.device = model.get_input_embeddings().weight.device
+        self._max_tokens = max_text_tokens(model, self._tokenizer, settings, prompt)
+        self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(settings, model))
+        check_tokenizer(settings, self._tokenizer, self.vocabulary)
+        _check_labels(labels, self._tokenizer)
+        self._memory_positions = max_pass_positions(model.config, self.device, dtype, settings.checkpointing)
         self._body = model.base_model
         self._embeddings = self._body.get_input_embeddings()
         self._typed = (
@@ -103,12 +104,13 @@ class Encoder:
         with own_pass(settings):
             # The model itself reads the first position, which is also pooling = "text" without a prompt.
             own = texts if settings.pooling == "text" else [*texts, *(torch.cat([words, ids]) for ids in texts)]
-            expected = torch.cat([model(input_ids=ids[None].to(device)).logits for ids in own])
+            expected = torch.cat([model(input_ids=ids[None].to(self.device)).logits for ids in own])
             self._read = ReadLayer.cut_from(self._body)
-            self._head = cut_head(model)
+            self._head = cut_head(model).float()  # trained as float32
             self._train(False)
-        vectors = self.vocabulary.embeddings[words.to(device)]
-        probe(settings, vectors, lambda prompt: self._probe_scores(prompt, texts), expected, dtype)
+        probe(
+            settings, self.vocabulary.vectors(words), lambda prompt: self._probe_scores(prompt, texts), expected, dtype
+        )
 
     def _probe_texts(self) -> tuple[Tensor, list[Tensor]]:
         """Token ids of a prompt in words, and of two texts of different lengths."""
@@ -126,7 +128,7 @@ class Encoder:
 
     def peft_base(self) -> PreTrainedModel:
         """The model with a head and no prompt, as PEFT wraps it, loaded afresh."""
-        model: PreTrainedModel = load_classifier(self.settings, self._outputs)
+        model: PreTrainedModel = load_classifier(self.settings, self._outputs, {"dtype": torch.float32})
         return model
 
     def prepare(self, examples: list[Example], what: str, beat: Callable[[], None]) -> TokenizedPairs:
@@ -147,6 +149,11 @@ class Encoder:
     def lengths(self, rows: TokenizedPairs) -> Tensor:
         """Tokens of each example, [examples]: those of its longest choice."""
         return rows.texts.lengths.view(-1, rows.choices).amax(1)
+
+    def micro_batch(self, stack: Stack, rows: TokenizedPairs) -> int:
+        """Rows whose activations fit into memory together."""
+        longest = int(rows.texts.lengths.max()) + stack.prompts.shape[1]
+        return max(1, self._memory_positions // (len(stack.prompts) * longest * rows.choices))
 
     def new_head(self, seed: int) -> dict[str, Tensor]:
         """Parameters of a head as the model's authors initialise it."""

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from shared.errors import UserError
@@ -31,8 +30,10 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     return tokenizer
 
 
-def load_classifier(settings: BackboneSettings, outputs: int) -> Any:
-    """The classification model with the settings' dropout and a fresh head of `outputs` outputs, float32.
+def load_classifier(settings: BackboneSettings, outputs: int, options: dict[str, Any]) -> Any:
+    """The classification model with the settings' dropout and a fresh head of `outputs` outputs.
+
+    `options` are those of `from_pretrained`.
 
     Raises:
         UserError: no such model, it is not an encoder, or weights of its frozen part are missing.
@@ -43,8 +44,8 @@ def load_classifier(settings: BackboneSettings, outputs: int) -> Any:
         config = AutoConfig.from_pretrained(name, num_labels=outputs, **SAFE)
         for key in [key for key, value in config.to_dict().items() if "dropout" in key and value is not None]:
             setattr(config, key, settings.dropout)
-        options = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, found = load(name, config=config, **options, **SAFE)
+        checks = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, found = load(name, config=config, **options, **checks, **SAFE)
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise UserError(f"{setting_of(settings)} is not an encoder but a decoder; set backbone.family = 'decoder'")
     check_loaded(settings, model, found, f"{model.base_model_prefix}.")

@@ -49,11 +49,15 @@ def _multiply(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Replace the float32 linear layers of a frozen model on a processor, where torch was built with oneDNN."""
+    """Replace the float32 linear layers of a frozen model on a processor, where torch was built with oneDNN.
+
+    Layers that a device map has given hooks, which move their inputs, stay.
+    """
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for name, layer in list(model.named_modules()):
-        if type(layer) is nn.Linear and not layer.weight.requires_grad and _on_processor(layer.weight):
+        plain = type(layer) is nn.Linear and not hasattr(layer, "_hf_hook")
+        if plain and not layer.weight.requires_grad and _on_processor(layer.weight):
             model.set_submodule(name, FrozenLinear(layer))
 
 

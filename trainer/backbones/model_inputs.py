@@ -13,7 +13,7 @@ from trainer.backbones.vocabulary import Vocabulary
 
 
 def token_embeddings(settings: BackboneSettings, model: Any) -> Tensor:
-    """The input embedding of every token, [vocabulary, dim], float32; some models scale those in their table.
+    """The input embedding of every token, [vocabulary, dim]: the model's own table, unless the model scales it.
 
     Raises:
         UserError: the model has no table of embeddings.
@@ -21,9 +21,9 @@ def token_embeddings(settings: BackboneSettings, model: Any) -> Tensor:
     with refusing(settings, NO_DRIVE, HINT):
         embed = model.get_input_embeddings()
         if type(embed) is nn.Embedding:
-            return embed.weight.detach().float()
+            return embed.weight.detach()
         vectors: Tensor = embed(torch.arange(embed.num_embeddings, device=embed.weight.device))
-        return vectors.detach().float()
+        return vectors.detach()
 
 
 def max_positions(model: Any) -> int:

@@ -1,6 +1,8 @@
 """Passes through a frozen model in chunks, so that memory is bounded whatever is asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CPU_BYTES = 2**32
+CPU_BYTES = 2**30
 """Activations that one pass may keep for its backward pass on a processor."""
 
 CACHED_POSITIONS = 768
@@ -17,18 +19,31 @@ CACHED_POSITIONS = 768
 DEVICE_SHARE = 3
 """On an accelerator they may take one in this many parts of its memory."""
 
+_after_chunk: ContextVar[Callable[[], None]] = ContextVar("_after_chunk", default=lambda: None)
 
-def max_pass_positions(config: Any, device: torch.device, dtype: torch.dtype) -> int:
+
+@contextmanager
+def after_each_chunk(call: Callable[[], None]) -> Iterator[None]:
+    """Inside, `call` after each chunk of every pass, so that a long evaluation does not look like a hang."""
+    token = _after_chunk.set(call)
+    try:
+        yield
+    finally:
+        _after_chunk.reset(token)
+
+
+def max_pass_positions(config: Any, device: torch.device, dtype: torch.dtype, checkpointing: bool = False) -> int:
     """Positions whose activations fit into memory at once.
 
     A layer of a transformer keeps about 16 vectors of its width at each position (Korthikanti et al. 2022, without
-    attention scores, which fused kernels do not keep).
+    attention scores, which fused kernels do not keep), or one with `checkpointing`, where a single layer keeps them.
     """
     memory: int = CPU_BYTES
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory // DEVICE_SHARE
     text = config.get_text_config()
-    positions: int = memory // (16 * text.num_hidden_layers * text.hidden_size * dtype.itemsize)
+    vectors = 16 + text.num_hidden_layers if checkpointing else 16 * text.num_hidden_layers
+    positions: int = memory // (vectors * text.hidden_size * dtype.itemsize)
     return max(1, positions)
 
 
@@ -57,4 +72,8 @@ def run_chunks(run: Callable[[Any], Tensor], chunks: Sequence[Any]) -> list[Tens
     """
     if len(chunks) > 1 and torch.is_grad_enabled():
         run = partial(checkpoint, run, use_reentrant=False)
-    return [run(chunk) for chunk in chunks]
+    outputs = []
+    for chunk in chunks:
+        outputs.append(run(chunk))
+        _after_chunk.get()()
+    return outputs

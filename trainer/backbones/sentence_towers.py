@@ -14,6 +14,7 @@ from shared.settings import BackboneSettings
 from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, max_positions, padding_token, token_embeddings
+from trainer.backbones.model_options import freeze, frozen_dtype, load_options
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.tasks.examples import Example
 
@@ -39,7 +40,9 @@ class SentenceTowers:
         # A second normalisation would change the last bits.
         self._normalizes = isinstance(self._model[-1], Normalize) and self._model.truncate_dim is None
         self.config = self._model[0].auto_model.config
-        self.dtype = torch.float32
+        self.dtype = frozen_dtype(settings, device)
+        freeze(self._model[0].auto_model, settings, device)
+        self.device = self._model[0].auto_model.get_input_embeddings().weight.device
         self._tokenizer = self._model.tokenizer
         setup = []
         if self._tokenizer.pad_token is None:
@@ -61,7 +64,7 @@ class SentenceTowers:
 
     def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end."""
-        return self._vectors({"inputs_embeds": embeds, "attention_mask": mask.long(), **self._features})
+        return self._vectors({"inputs_embeds": embeds.to(self.dtype), "attention_mask": mask.long(), **self._features})
 
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of token ids [texts, tokens] without padding."""
@@ -81,8 +84,7 @@ class SentenceTowers:
 
     def _vectors(self, features: dict[str, Any]) -> Tensor:
         """Unit vectors [texts, dim] of what the modules read."""
-        device = self._model.device
-        features = {name: part.to(device) if isinstance(part, Tensor) else part for name, part in features.items()}
+        features = {name: part.to(self.device) if isinstance(part, Tensor) else part for name, part in features.items()}
         vectors: Tensor = self._model(features)["sentence_embedding"][:, : self._model.truncate_dim].float()
         return vectors if self._normalizes else normalize(vectors, dim=-1)
 
@@ -104,16 +106,21 @@ class SentenceTowers:
 
 
 def _load(name: str, settings: BackboneSettings, device: torch.device) -> Any:
-    """The modules of a sentence encoder, float32, with all the weights of its files and none drawn at random."""
+    """The modules of a sentence encoder, with all the weights of its files and none drawn at random."""
     # Here, because it takes seconds and the other families do without it.
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
     from sentence_transformers.util import load_file_path
 
     with refusing(settings, "cannot be loaded as a sentence encoder or CLIP", "copy the model again or choose another"):
-        options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}  # those are refused below, by name
+        options = {
+            **load_options(settings, device),
+            "ignore_mismatched_sizes": True,
+        }  # those are refused below, by name
         model = SentenceTransformer(name, device=str(device), model_kwargs=options, trust_remote_code=False)
         model.eval().requires_grad_(False)
+        for module in list(model)[1:]:
+            module.to(options["dtype"])
         use_onednn(model)
         first: Any = model[0]
         if not isinstance(first, Transformer):
@@ -121,7 +128,7 @@ def _load(name: str, settings: BackboneSettings, device: torch.device) -> Any:
                 f"{setting_of(settings)}: its first module is {type(first).__name__}, which no soft prompt can enter; "
                 "choose a model whose first module is a Transformer"
             )
-        # sentence-transformers keeps to itself which weights were missing. A second load without data tells.
+        # sentence-transformers keeps to itself which weights were missing. A second load without data shows it.
         listed = load_file_path(name, "modules.json")
         place = {"subfolder": json.loads(Path(listed).read_text(encoding="utf-8"))[0]["path"]} if listed else {}
         _, found = type(first.auto_model).from_pretrained(

@@ -20,6 +20,8 @@ class Towers(Protocol):
     vocabulary: Vocabulary
     config: Any
     """Of the tower that reads class texts, by transformers."""
+    device: torch.device
+    """Where texts enter."""
     dtype: torch.dtype
     """Of the frozen weights."""
     prefix_ids: list[int]

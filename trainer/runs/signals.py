@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from trainer import ranks
+
 
 class Stopped(BaseException):
     """The run was asked to stop. As KeyboardInterrupt, it is not an `Exception`, which libraries catch."""
@@ -24,6 +26,8 @@ class StopSignals:
         """The signal that came."""
         self.farewell = ""
         """What to say to the user when the process is stopped."""
+        self.ending = False
+        """Whether the run has failed and closes its files, which a signal must not break off."""
         self._leave = leave
         self._deferred = False
         self._interruptible = False
@@ -48,7 +52,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
         again, self.stopping, self.number = self.stopping, True, number
-        if self._deferred or again:
+        if self.ending or self._deferred or again or ranks.is_exchanging():
             return
         if self._leave is not None and not self._interruptible:
             self._leave(self)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trainer import ranks
 from trainer.backbones.backbone import Backbone
 from trainer.search.evaluation import EncodedSplit
 from trainer.tasks.examples import Split, Task
@@ -19,5 +20,6 @@ class TuningContext:
 
     def encode(self, split: Split, name: str) -> EncodedSplit:
         """A split as the backbone reads it; `name` labels the progress bar."""
-        inputs = self.backbone.prepare(split.examples, name, self.beat)
+        with ranks.agreed():
+            inputs = self.backbone.prepare(split.examples, name, self.beat)
         return EncodedSplit(inputs, split.targets.to(self.backbone.device), self.backbone.lengths(inputs))

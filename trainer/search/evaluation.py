@@ -1,12 +1,18 @@
 """Mean cross-entropy and accuracy of prompts on a split."""
 
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from trainer import ranks
+from trainer.backbones.backbone import Backbone, HasClassEmbeddings
+from trainer.backbones.stack import Stack
+
+LOGITS = 2**24
+"""Logits in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -15,15 +21,6 @@ class EvalResult:
 
     loss: float
     accuracy: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """What the development split says of a candidate."""
-
-    dev: EvalResult
-    advantage: float
-    """Student's t of its losses below the incumbent's, paired by example."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,21 @@ class EncodedSplit:
     """[examples], int64."""
     lengths: Tensor | None = None
     """Tokens of each example, [examples], where batches of similar length save work."""
+    whole: int | None = None
+    """Where these are one rank's share: the examples of all ranks."""
+
+    @property
+    def total(self) -> int:
+        """Examples of all ranks."""
+        return self.whole or len(self.targets)
+
+    def share(self) -> "EncodedSplit":
+        """The examples that this rank evaluates; all of them without other ranks."""
+        if ranks.count() == 1:
+            return self
+        rows = torch.arange(self.total)[ranks.share(self.total)[0]]
+        lengths = None if self.lengths is None else self.lengths[rows]
+        return EncodedSplit(self.inputs[rows], self.targets[rows.to(self.targets.device)], lengths, self.total)
 
 
 def scoring_cost(dev: EncodedSplit, train: EncodedSplit, batch_size: int, num_tokens: int) -> float:
@@ -51,32 +63,51 @@ def scoring_cost(dev: EncodedSplit, train: EncodedSplit, batch_size: int, num_to
     return float((dev.lengths + num_tokens).sum() / batch / 3)
 
 
-def example_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each lane on each example, [lanes, examples], from logits [lanes, examples, classes]."""
+def losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of each lane, [lanes], from logits [lanes, examples, classes]."""
+    return _example_losses(logits, targets).mean(1)
+
+
+def _example_losses(logits: Tensor, targets: Tensor) -> Tensor:
     lanes = len(logits)
     return cross_entropy(logits.flatten(0, 1), targets.repeat(lanes), reduction="none").view(lanes, -1)
 
 
-def losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of each lane, [lanes], from logits [lanes, examples, classes]."""
-    return example_losses(logits, targets).mean(1)
+@torch.no_grad()
+def by_example(backbone: Backbone, prompts: Stack, split: EncodedSplit) -> Tensor:
+    """Loss and hit (0 or 1) of each lane on each example, [lanes, 2, examples].
 
-
-def paired_t(reference: Tensor, others: Tensor) -> list[float]:
-    """Student's t of losses `others` [n, examples] that lie below the losses `reference` [examples].
-
-    The mean of the paired differences over its standard error. 0 with one example, and where losses are not finite.
+    With many examples and classes the logits are made and used in parts.
     """
-    if len(reference) < 2:
-        return [0.0] * len(others)
-    differences = (reference - others).double()
-    error = differences.std(1) / len(reference) ** 0.5
-    values: list[float] = (differences.mean(1) / error).nan_to_num(nan=0.0, posinf=inf, neginf=-inf).tolist()
-    return values
+    lanes, rows, classes = len(prompts.prompts), len(split.targets), int(split.targets.max()) + 1
+    if lanes * rows * classes <= LOGITS or not isinstance(backbone, HasClassEmbeddings):
+        return _by_example(backbone.logits(prompts, split.inputs), split.targets)
+    vectors, size = backbone.class_embeddings(prompts), max(1, LOGITS // (lanes * classes))
+    parts = torch.split(torch.arange(rows), size)
+    return torch.cat(
+        [_by_example(backbone.classify(vectors, split.inputs[part]), split.targets[part]) for part in parts], dim=-1
+    )
+
+
+def _by_example(logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.stack([_example_losses(logits, targets), (logits.argmax(-1) == targets).float()], dim=1)
 
 
 @torch.no_grad()
 def evaluate(logits: Tensor, targets: Tensor) -> list[EvalResult]:
-    """The result of each lane from logits [lanes, examples, classes] and targets [examples]."""
-    hits = (logits.argmax(-1) == targets).float().mean(1)
-    return [EvalResult(*pair) for pair in zip(losses(logits, targets).tolist(), hits.tolist(), strict=True)]
+    """The result of each lane from logits [lanes, examples, classes] and targets [examples].
+
+    With several ranks, each gives the rows of its share and gets the result over all rows.
+    """
+    return mean_results(_by_example(logits, targets))
+
+
+def mean_results(each: Tensor) -> list[EvalResult]:
+    """The results over the examples of all ranks, from what `by_example` gave for this rank's."""
+    means, rows = each.mean(-1), each.shape[-1]
+    if ranks.count() > 1:
+        total = torch.tensor([float(rows)])
+        means = means.cpu() * rows
+        ranks.all_reduce([means, total])
+        means /= total
+    return [EvalResult(*pair) for pair in means.tolist()]

@@ -58,8 +58,8 @@ class PromptInit:
 
     def noise(self, seed: int) -> Tensor:
         """Gaussian noise with the mean and deviation of the words' embeddings, the same for the same seed."""
-        embeddings = self._vocabulary.embeddings
+        mean, deviation = self._vocabulary.moments()
         generator = torch.Generator().manual_seed(seed)
         rows = self._num_contexts * self._settings.num_tokens
-        noise = torch.randn(rows, embeddings.shape[1], generator=generator)
-        return noise.to(embeddings.device) * embeddings.std() + embeddings.mean(0)
+        noise = torch.randn(rows, len(mean), generator=generator)
+        return noise.to(mean.device) * deviation + mean
