@@ -270,10 +270,10 @@ def main() -> int:
     told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
     told = commands.add_parser("dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?")
     told.add_argument("--model", default=MINILM, help="folder or package:NAME/FOLDER")
-    for told in (commands.choices["step"], commands.choices["dual"]):
-        told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-        told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
-        told.add_argument(
+    for timed in (commands.choices["step"], commands.choices["dual"]):
+        timed.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+        timed.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+        timed.add_argument(
             "--clock",
             choices=["wall", "cpu"],
             default="wall",
