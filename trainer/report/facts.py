@@ -40,7 +40,7 @@ TRIED_FIRST = (
     "duplicate",
     "empty",
 )
-FATES = {
+OUTCOMES = {
     "adopted": "adopted: replaced the incumbent",
     "dropped": "dropped: lost its trial",
     "unfinished": "unfinished: the budget ended first",

@@ -178,7 +178,7 @@ def _environment() -> Environment:
         "percent": facts.percent,
         "visible": visible,
     }
-    environment.globals["outcomes"] = facts.FATES
+    environment.globals["outcomes"] = facts.OUTCOMES
     return environment
 
 
