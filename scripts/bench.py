@@ -6,8 +6,8 @@ scripts/bench bus           what does the bus cost the loop, with many proposers
 scripts/bench page          do viewers of the live page slow the training down?
 scripts/bench ranks         how fast are two ranks?
 scripts/bench scale         time and memory of a step as classes, lanes, tokens, rows and candidates grow
-scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
-scripts/bench dual          how fast is a dual encoder's step, and what do scoring and digests cost beside it?
+scripts/bench step          how fast is a gradient step, compared with PEFT under transformers' Trainer?
+scripts/bench dual          how fast is a dual encoder's step, and what do scoring and digests cost?
 """
 
 import argparse
@@ -251,10 +251,10 @@ def main() -> int:
     bench.add_argument("--flood", type=int, default=10_000, help="messages a second")
     bench.add_argument("--window", type=float, default=0.3, help="seconds of a window with or without the flood")
     bench.add_argument("--pairs", type=int, default=40, help="windows with the flood")
-    told = commands.add_parser("page", help="do viewers of the live page slow the training down?")
-    told.add_argument("--viewers", type=int, default=5, help="viewers at once")
-    told.add_argument("--seconds", type=float, default=4.0, help="length of a window")
-    told.add_argument("--pairs", type=int, default=15, help="windows with viewers")
+    command = commands.add_parser("page", help="do viewers of the live page slow the training down?")
+    command.add_argument("--viewers", type=int, default=5, help="viewers at once")
+    command.add_argument("--seconds", type=float, default=4.0, help="length of a window")
+    command.add_argument("--pairs", type=int, default=15, help="windows with viewers")
     turns = commands.add_parser("ranks", help="how fast are two ranks?")
     turns.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
     turns.add_argument("--seconds", type=float, default=8.0, help="length of a window")
@@ -263,17 +263,21 @@ def main() -> int:
     sizes.add_argument("--sizes", help='JSON of the sizes of one line, for example {"classes": 1000, "lanes": 4}')
     sizes.add_argument("--target", action="store_true", help="also 1,000 classes, 4 lanes of 16 tokens; minutes")
     sizes.add_argument("--threads", type=int, default=2, help="threads of the processor")
-    told = commands.add_parser("step", help="how fast is a gradient step, beside PEFT under transformers' Trainer?")
-    told.add_argument(
+    command = commands.add_parser(
+        "step", help="how fast is a gradient step, compared with PEFT under transformers' Trainer?"
+    )
+    command.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
-    told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
-    told = commands.add_parser("dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?")
-    told.add_argument("--model", default=MINILM, help="folder or package:NAME/FOLDER")
-    for told in (commands.choices["step"], commands.choices["dual"]):
-        told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-        told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
-        told.add_argument(
+    command.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
+    command = commands.add_parser(
+        "dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?"
+    )
+    command.add_argument("--model", default=MINILM, help="folder or package:NAME/FOLDER")
+    for command in (commands.choices["step"], commands.choices["dual"]):
+        command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+        command.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+        command.add_argument(
             "--clock",
             choices=["wall", "cpu"],
             default="wall",

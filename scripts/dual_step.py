@@ -1,4 +1,4 @@
-"""A step of a dual encoder as classes and lanes grow, and what scoring, an evaluation and a digest cost beside it."""
+"""A step of a dual encoder as classes and lanes grow, and what scoring, an evaluation and a digest cost."""
 
 import argparse
 from collections.abc import Callable
