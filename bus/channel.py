@@ -26,7 +26,7 @@ class Answer:
 
     proposal: Proposal
     digest: Digest
-    """The digest that was leased; its `step` tells the age of the proposer's view."""
+    """The digest that was leased; its `step` gives the age of the proposer's view."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Counts:
 
 
 ALWAYS = ("look",)
-"""`Channel.news` of a channel whose `poll` and `can_lease` are to be called in every iteration."""
+"""`Channel.news` of a channel whose `poll` and `can_lease` must be called in every iteration."""
 
 
 class Channel(Protocol):
@@ -66,8 +66,8 @@ class Channel(Protocol):
 
     @property
     def news(self) -> Sized:
-        """Not empty if there may be events, or a proposer became free, since the last `poll`. Always the same object:
-        the loop keeps it, because after a step even a call that does nothing takes microseconds.
+        """Not empty if there may be events, or a proposer became free, since the last `poll`. The object never changes,
+        so the loop keeps it: after a step, even an empty call takes microseconds.
         """
 
     def poll(self) -> list[Event]:

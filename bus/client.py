@@ -5,7 +5,7 @@
         for endpoint, message in end.receive(timeout_seconds=1.0):
             ...                                 # Work, Outcomes, Reject or Bye
         end.propose(endpoint, proposal)         # for each answer that is finished
-        end.ready(free_slots, holding)          # costs nothing when nothing changed
+        end.ready(free_slots, holding)          # cheap when nothing changed
 
 Other threads may call `wake`, and nothing else.
 """
@@ -130,7 +130,7 @@ class BusClient:
 
         Endpoints in `closed` are offered none.
 
-        Sends to every trainer at once where that is news; `receive` repeats it every `ready_seconds`.
+        Sends at once to every trainer for which it changed; `receive` repeats it every `ready_seconds`.
         """
         for endpoint, line in self._lines.items():
             offer = Ready(

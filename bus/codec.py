@@ -15,7 +15,7 @@ MAX_FIELDS = 32
 
 
 class BadFrame(Exception):
-    """Bytes that are no message of ours. Its text never repeats what came in."""
+    """Bytes that are not a valid message. The error's text never repeats them."""
 
     reason: ClassVar[Literal["version", "malformed"]]
 
@@ -91,7 +91,7 @@ def decode(frame: bytes, max_bytes: int) -> Message:
     version = fields.get("v")
     answerable = fields.get("kind") != "reject"
     if type(version) is not int:  # True is an int, and equals 1
-        raise Malformed("v is missing or no integer", answerable=answerable)
+        raise Malformed("v is missing or not an integer", answerable=answerable)
     if version != VERSION:
         raise UnknownVersion(f"version {VERSION} is spoken here", answerable=answerable)
     try:

@@ -54,7 +54,7 @@ class RecordingChannel:
     Args:
         channel: where proposals come from.
         path: the record; made if absent.
-        step: tells the lane-steps so far.
+        step: gives the lane-steps so far.
         truncate_to: `offset` of the checkpoint that is resumed, in bytes. None keeps every whole line.
 
     Raises:

@@ -23,7 +23,7 @@ class ReplayChannel:
 
     Args:
         path: the record.
-        step: tells the lane-steps so far.
+        step: gives the lane-steps so far.
 
     Raises:
         UserError: the record cannot be read, or ends a lease that is not live; the line names the file.

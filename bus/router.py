@@ -32,7 +32,7 @@ FRAMES_PER_PASS = 256
 """Frames read before calls of the training loop are looked at again."""
 
 SKIPPED_PER_PASS = 1024
-"""Frames dropped, beyond those, of a message that has too many."""
+"""Further frames dropped in a pass, of a message that has too many."""
 
 PAUSE_FACTOR = 30.0
 """After a pass, nothing is read for this many times the processor time that the pass took."""
@@ -40,13 +40,13 @@ PAUSE_FACTOR = 30.0
 LONGEST_PAUSE_SECONDS = 0.5
 
 LONGEST_SLEEP_SECONDS = 0.5
-"""Looks at the clock at least this often while there are peers, so that a suspension is noticed as one."""
+"""Longest wait while there are peers, so that a suspension of the process is noticed."""
 
 SUSPENDED_SECONDS = 0.5
-"""A pass that is later than this was held up, with the process or by the interpreter's lock. No time passes then."""
+"""A pass later than this was held up by a suspension or the interpreter's lock; the leases' clock stops."""
 
 FAREWELL_SECONDS = 0.1
-"""A DEALER with IMMEDIATE drops what it has not read when the connection ends: time to read the bye."""
+"""Time for proposers to read the bye: a DEALER with IMMEDIATE drops unread messages when the connection ends."""
 
 Result = TypeVar("Result")
 
@@ -65,7 +65,7 @@ class Router:
         self.news: deque[None] = deque(maxlen=1)
         """Not empty if an event was added or a proposer became free since the last `take`."""
         self.changed = threading.Event()
-        """The same, to wait for; cleared by who waits."""
+        """Set with `news`, for threads that wait; the waiting thread clears it."""
         self.ended = False
         """Whether the thread has ended."""
         self._socket = socket
@@ -99,18 +99,18 @@ class Router:
         """Seconds in which the thread could not look."""
         self._attended = time.monotonic()
         self._resume = 0.0
-        """When reading goes on."""
+        """When reading resumes."""
         self._all_read = self._clock()
-        """Everything that arrived until then has been read."""
+        """Everything that arrived before this time has been read."""
         self._turn_began = self._all_read
         self._turn: set[Peer] = set()
         """Peers that were read from in this turn of the ROUTER, which takes a message from each in turn."""
 
     def call(self, function: Callable[[], Result]) -> "Future[Result]":
-        """Have `function` run in the thread soon. Cancelled if the thread has ended."""
+        """Run `function` in the thread soon. The future is cancelled if the thread has ended."""
         future: Future[Result] = Future()
         self._calls.append((function, future))
-        with suppress(OSError):  # a full buffer wakes as well; a closed end has nobody to wake
+        with suppress(OSError):  # full: it will wake anyway; closed: the thread has ended
             self._waker.send(b"\0")
         if self.ended:
             self._cancel_calls()
@@ -118,13 +118,13 @@ class Router:
 
     def take(self) -> list[Event]:
         """All events at once, however many there are."""
-        self.news.clear()  # first: what is added from now on is news
+        self.news.clear()  # before the events are taken, so that later ones set it again
         with self._handover:
             events, self.events = self.events, []
         return events
 
     def run(self) -> None:
-        """Serve until `leave`. An error of ours costs the proposers, not the training."""
+        """Serve until `leave`. After an unexpected error, training continues without proposers."""
         try:
             while not self._leaving:
                 self._pass()
@@ -227,7 +227,7 @@ class Router:
             self.changed.set()
 
     def _event(self, ended: Ended) -> Event | None:
-        """What the training loop hears of the end of a lease; None if the lease could not be sent."""
+        """The event for the end of a lease; None if the lease was never sent."""
         lease, proposal = ended.lease, self._answers.pop(ended.lease.id, None)
         if lease.id not in self._known:
             return None
@@ -283,7 +283,7 @@ class Router:
             self._send(peer, self._ack)
 
     def _skip(self) -> zmq.Frame:
-        """Drop frames of a message that has too many; the last one dropped. A tight loop, as there may be millions."""
+        """Drop frames of a message that has too many, in a tight loop: there may be millions. Returns the last one."""
         receive = self._socket.recv
         for _ in range(SKIPPED_PER_PASS):
             frame = receive(zmq.NOBLOCK, copy=False)
@@ -334,7 +334,7 @@ class Router:
         self._send(peer, encode(message, self._max_bytes))
 
     def _send(self, peer: Peer, frame: bytes) -> bool:
-        """Send now; who cannot be reached, or reads nothing, is forgotten until it says ready again."""
+        """Send without waiting. A peer that cannot be reached, or reads nothing, is forgotten until its next ready."""
         sent = send(self._socket, [peer, frame])
         if not sent:
             self._leases.gone(peer)
@@ -353,6 +353,6 @@ class Router:
         self._sleeper.close()
 
     def _cancel_calls(self) -> None:
-        with suppress(IndexError):  # both threads may be at it
+        with suppress(IndexError):  # both threads may pop
             while True:
                 self._calls.popleft()[1].cancel()

@@ -3,11 +3,14 @@
 import ipaddress
 import logging
 import os
+import socket as sockets
+import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import zmq
 
@@ -103,7 +106,11 @@ class BusServer:
 
 def _admission(context: zmq.Context[Socket], settings: BusSettings) -> Admission | None:
     """The handler that admits the allowed keys; None without CURVE."""
-    return Admission(context, AllowList(settings.allowed_keys)) if settings.secret_key else None
+    if settings.secret_key:
+        return Admission(context, AllowList(settings.allowed_keys))
+    if settings.allowed_keys != BusSettings.model_fields["allowed_keys"].default:
+        raise UserError("bus.allowed_keys needs bus.secret_key too: `python -m bus.keys new trainer NAME` makes one")
+    return None
 
 
 def _bind(context: zmq.Context[Socket], settings: BusSettings) -> Socket:
@@ -116,6 +123,8 @@ def _bind(context: zmq.Context[Socket], settings: BusSettings) -> Socket:
             f"bus.bind: {endpoint} is open to other hosts, which needs CURVE keys: {SET_UP}; then set bus.secret_key "
             "and bus.allowed_keys. Or use tcp://127.0.0.1:PORT, and an SSH tunnel from another host"
         )
+    if host is None:
+        _check_path(endpoint, has_keys=settings.secret_key is not None)
     socket = open_socket(context, zmq.ROUTER, endpoint, settings.max_frame_bytes)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else what is sent to a proposer that left is lost without a word
     if settings.secret_key:
@@ -130,6 +139,28 @@ def _bind(context: zmq.Context[Socket], settings: BusSettings) -> Socket:
             hint = f"cannot be listened at ({error}); write tcp://127.0.0.1:PORT"
         raise UserError(f"bus.bind: {endpoint} {hint}") from None
     return socket
+
+
+def _check_path(endpoint: str, has_keys: bool) -> None:
+    """Refuse an ipc:// path that is in use: libzmq would remove the file or the other trainer's socket."""
+    path = endpoint.removeprefix("ipc://")
+    if path.startswith("@"):
+        if not has_keys:
+            raise UserError(
+                f"bus.bind: {endpoint} is open to every user of this machine; write ipc://PATH, or set keys"
+            )
+        return
+    try:
+        is_socket = stat.S_ISSOCK(Path(path).lstat().st_mode)
+    except OSError:
+        return  # unused, or unusable, which the bind reports
+    if not is_socket:
+        raise UserError(f"bus.bind: {endpoint}: {path} exists and is not a socket; choose another path")
+    with closing(sockets.socket(sockets.AF_UNIX)) as probe:
+        if probe.connect_ex(path) == 0:
+            raise UserError(
+                f"bus.bind: {endpoint} is in use, perhaps by another trainer; stop that or choose another path"
+            )
 
 
 @contextmanager

@@ -33,6 +33,9 @@ Result = TypeVar("Result")
 LOOK_SECONDS = 0.25
 """Longest time between two iterations of the loop."""
 
+OVERDUE_SECONDS = 30.0
+"""A request that is this much older than `timeout_seconds` hangs: nothing in this process ends it."""
+
 THREADS = 128
 """For models whose library has no asynchronous client: a request given up keeps its thread until it ends."""
 
@@ -236,8 +239,9 @@ class Agent:
 
     def _observe(self) -> None:
         """Log and count the present state."""
-        self._health.beat()
         now = time.monotonic()
+        if all(now - job.began < self._settings.timeout_seconds + OVERDUE_SECONDS for job in self._jobs):
+            self._health.beat()
         seconds = self._metrics.busy_seconds if self._jobs else self._metrics.idle_seconds
         seconds.inc(now - self._looked)
         self._looked = now

@@ -14,15 +14,22 @@ ROUNDS = 16
 
 NAMES = r"(?:(?:new|proposed|final)\s)?(?:prompt|phrase|candidate|proposal|option|suggestion|idea|text|words)"
 
+PICTURE = r"[\u2190-\u21ff\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]\ufe0f?"
+"""An arrow, sign or emoji, with which LLMs begin the lines of a list."""
+
 MARKER = re.compile(
-    r"^(?:(?:[(\[*]{0,3}\d{1,3}\s?(?:[.):\]](?=[^\W\d])|[.):\]]\*{0,2}(?:\s+|$)|[、。]|-\s)"
-    r"|(?:[-*+\u2022\u2023\u25e6\u00b7\u25aa\u25cf\u25cb>#]+|\(?[A-Za-z]\))(?:\s+|$)|[\u2022\u2023\u25e6\u25aa\u25cf\u25cb])\s*)+"
+    r"^(?:(?:[(\[*#]{0,3}\d{1,3}\s?(?:[.):\]](?=[^\W\d])|[.):\]]\*{0,2}(?:\s+|$)|[、。]|-\s)"
+    r"|(?:[-*+\u2022\u2023\u25e6\u00b7\u25aa\u25cf\u25cb>#]+|\(?[A-Za-z]\)|\[[ xX]\]|\\item)(?:\s+|$)"
+    rf"|[\u2022\u2023\u25e6\u25aa\u25cf\u25cb]|{PICTURE})\s*)+"
 )
-NAME = re.compile(rf"^\W{{0,3}}{NAMES}\s?#?\d{{0,3}}\W{{0,3}}:\W{{0,2}}\s*", re.IGNORECASE)
-LOSS_BEFORE = re.compile(r"^\W{0,3}loss\s?[:=]\s?\d+(?:\.\d+)?[\s,;:|)\]-]{1,6}(?=[^\W\d])", re.IGNORECASE)
+NAME = re.compile(rf"^\W{{0,3}}{NAMES}[\s_-]?#?\d{{0,3}}\W{{0,3}}[:=]\W{{0,2}}\s*", re.IGNORECASE)
+LOSS_BEFORE = re.compile(r"^\W{0,3}loss\W{0,5}\d+(?:\.\d+)?[\s,;:|)\]*-]{1,8}(?=[^\W\d])", re.IGNORECASE)
 LOSS_AFTER = re.compile(r"(?:(?<![\s(\[,;-])[\s(\[,;-]+)?\bloss\s?[:=]?\s?\d.*$", re.IGNORECASE)
-QUOTED = re.compile(r"""^(?:"([^"]+)"|«([^«»]+)»|`([^`]+)`|'([^']+)'|\*\*([^*]+)\*\*)(?=$|\s*[-:(,.;])""")
+QUOTED = re.compile(
+    r"""^(?:"([^"]+)"|«([^«»]+)»|`([^`]+)`|'([^']+)'|\*\*([^*]+)\*\*|「([^「」]+)」|『([^『』]+)』)(?=$|\s*[-:(,.;])"""
+)
 WRAPPED = re.compile(r"^(?:\[([^\[\]]+)\]|\{([^{}]+)\}|<([^<>]+)>|\(([^()]+)\))$")
+FORMATTING = re.compile(r"</?(?:b|i|em|strong|code|u|span|br|sub|sup|mark|p)(?:\s[^<>]{0,100})?/?>", re.IGNORECASE)
 PLACEHOLDER = re.compile(r"\s?(?:\[[^\[\]]*\]|\{[^{}]*\}|<[^<>]*>|(?<!_)_{2,})$")
 EDGES = ' "«»`*_~'
 END_MARKS = " .,;:…!|/\\=-"
@@ -59,6 +66,7 @@ def _trim(text: str) -> str:
 
 
 STEPS: tuple[Callable[[str], str], ...] = (
+    partial(FORMATTING.sub, " "),
     partial(MARKER.sub, "", count=1),
     partial(LOSS_BEFORE.sub, "", count=1),
     partial(NAME.sub, "", count=1),

@@ -13,12 +13,13 @@ MAX_DEPTH = 16
 """Levels of nesting that are read as one value."""
 
 START = re.compile(r"[\[{]")
-SPACE = re.compile(r"(?:\s+|//[^\n]*|#[^\n]*)*+")
+SPACE = re.compile(r"(?:\s+|//[^\n]*|#[^\n]*|/\*[^*]{0,200}\*/)*+")
 SCALAR = re.compile(r"[-+]?\d[\w.+-]*|\.{3}|(?:true|false|null|none|nan)\b", re.IGNORECASE)
-BARE_KEY = re.compile(r"([A-Za-z_]\w*)(?=\s{0,8}:)")
+BARE_KEY = re.compile(r"([A-Za-z_]\w*|\d{1,3})(?=\s{0,8}:)")
 STRING = re.compile(
-    r'"((?:\\.|[^\\\n])*?)"(?=[ \t]*(?:[,:\]}\n]|\Z))'
-    r"|'((?:\\.|[^\\\n])*?)'(?=[ \t]*(?:[,:\]}\n]|\Z))"
+    r'"((?:\\.|[^\\\n])*?)"(?=[ \t]*(?:[,:\]}\n#]|/[/*]|\Z))'
+    r"|'((?:\\.|[^\\\n])*?)'(?=[ \t]*(?:[,:\]}\n#]|/[/*]|\Z))"
+    r"|`([^`\n]{0,500})`(?=[ \t]*(?:[,:\]}\n#]|/[/*]|\Z))"
     "|\u201c([^\u201d\n]*)\u201d"
 )
 """A quotation mark ends a string where something follows that can follow a string, so that `'what's new'` is one."""
@@ -126,7 +127,7 @@ class _Reader:
     def _string(self) -> str:
         found = STRING.match(self._text, self.position)
         if not found:
-            if self._next() in ('"', "'", "\u201c"):  # it does not end on its line
+            if self._next() in ('"', "'", "`", "\u201c"):  # it does not end on its line
                 newline = self._text.find("\n", self.position)
                 self.position = newline if newline >= 0 else len(self._text)
             raise _Unreadable

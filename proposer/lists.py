@@ -4,47 +4,74 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from proposer.candidate import LONGEST, NAMES
+from proposer.candidate import LONGEST, NAMES, PICTURE
 
 NUMBERED = re.compile(r"^\W{0,6}\d{1,3}\s?(?:[.):\]\uff1a\uff09\uff0e](?:\W{0,4}\s|\*|(?=[^\W\d]))|[、。]|-\s)")
-NAMED = re.compile(rf"^\W{{0,4}}{NAMES}\s?#?\d{{0,3}}\W{{0,3}}[:\uff1a]\W{{0,2}}\s?(?=\w)", re.IGNORECASE)
-LOSS_ROW = re.compile(rf"^\W{{0,4}}loss\s?[:=]?\s?\d+(?:\.\d+)?\W{{1,6}}{NAMES}\s?[:=]\s?(?=\S)", re.IGNORECASE)
-BULLET = re.compile(r"^(?:[-*+\u00b7\u2013\u2014\u2192\u00bb\u27a4]\s|[\u2022\u2023\u25e6\u25aa\u25cf\u25cb])")
+NAMED = re.compile(rf"^\W{{0,4}}{NAMES}[\s_-]?#?\d{{0,3}}\W{{0,3}}[:\uff1a]\W{{0,2}}\s?(?=\w)", re.IGNORECASE)
+LOSS_ROW = re.compile(rf"^\W{{0,4}}loss\W{{0,5}}\d+(?:\.\d+)?\W{{1,8}}{NAMES}\s?[:=]\W{{0,4}}(?=\S)", re.IGNORECASE)
+BULLET = re.compile(
+    rf"^(?:[-*+\u00b7\u2013\u2014\u2192\u00bb\u27a4]\s|[\u2022\u2023\u25e6\u25aa\u25cf\u25cb]|{PICTURE}|\\\\item\s)"
+)
 BRACKETED = re.compile(r"^\W{0,3}\[[^\[\]]*\]\W{0,3}$")
-QUOTED = re.compile(r"""^["'`\u201c\u00ab].*["'`\u201d\u00bb][,.;]?$""")
+QUOTED = re.compile(r"""^["'`\u201c\u201e\u00ab\u300c\u300e].*["'`\u201c\u201d\u00bb\u300d\u300f][,.;]?$""")
 LETTER = re.compile(r"^\W{0,4}([A-Za-z])\s?[.)]\W{0,4}\s")
+LABELLED = re.compile(r"^\W{0,4}(?:[A-Za-z]{1,20}\.?\s)?#?(\d{1,3}|[A-Za-z])\b\W{0,3}[:|)]\W{0,2}\s", re.IGNORECASE)
+"""A number or a letter behind any word: `No. 1:`, `Variant B:`."""
+ORDINAL = re.compile(r"^\W{0,4}([A-Za-z]{4,8})(?:ly)?\W{0,3}[:,]\W{0,2}\s")
+CHINESE = re.compile(
+    "^\\W{0,4}\u7b2c?([\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341])\u4e2a?\\W{0,2}[\u3001:\uff1a.]\\s?"
+)
 ROMAN = re.compile(r"^\W{0,4}([ivx]{1,5})\s?[.)]\W{0,4}\s", re.IGNORECASE)
 
 NUMBER_ALONE = re.compile(rf"^\W{{0,6}}(?:{NAMES}\s?)?#?(\d{{1,3}})\s?[.):\]]?[*_]{{0,2}}:?$", re.IGNORECASE)
-INLINE_NUMBER = re.compile(r"(?:^|(?<=\s))(\d{1,3})[.)]\s")
+INLINE_NUMBER = re.compile(r"(?:^|(?<=\s))\(?(\d{1,3})[.)]\s")
 IN_BRACKETS_AFTER = re.compile(r":\s?\[([^\[\]]+)\]\W{0,2}$")
-NUMBER_SIGN = re.compile("[\u2460-\u249b\u24eb-\u24fe\u2776-\u2793]|\\d\ufe0f?\u20e3")
-"""Numbers that are one character, such as \u2460, and keycaps."""
+NUMBER_SIGN = re.compile("[\u2460-\u249b\u24eb-\u24fe\u2776-\u2793]|\\d\ufe0f?\u20e3|(?m:^[\u2160-\u216b]\\b\\W?)")
+"""Numbers that are one character, such as \u2460, keycaps, and Roman ones at the start of a line."""
+ESCAPED = re.compile(r"\\([.)\]*_#>-])")
+"""As Markdown escapes a sign."""
 
 ROMANS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv", "xvi")
+NUMBERS = tuple(map(str, range(1, 65)))
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SEQUENCES: tuple[tuple[re.Pattern[str], Sequence[str]], ...] = (
+    (LETTER, LETTERS),
+    (ROMAN, ROMANS),
+    (LABELLED, NUMBERS),
+    (LABELLED, LETTERS),
+    (ORDINAL, ORDINALS),
+    (CHINESE, "\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341"),
+)
+"""Markers, which count as such only in their order."""
 
 CHATTER = re.compile(
     r"^(?:sure|certainly|of course|absolutely|okay|ok|great|alright|here (?:are|is)|here's|i hope|i'm|i can|i will"
     r"|let me|let's|note|please|these (?:are|prompts|phrases)|the (?:following|prompts|phrases) |as an ai|feel free"
     r"|below|(?:explanation|reasoning|reason|rationale|why|thoughts?|analysis)\W{0,3}:|(?:assistant|model)$"
-    r"|#{1,6} )|:$",
+    r"|#{1,6} |\\(?:begin|end)\b)|:$",
     re.IGNORECASE,
 )
 
 
 def list_items(text: str) -> list[str]:
     """The items of the list that a text holds, with markers, quotes and forms around their words."""
-    lines = [line.strip() for line in NUMBER_SIGN.sub(_spell_number, text).splitlines() if line.strip()]
+    text = ESCAPED.sub(r"\1", NUMBER_SIGN.sub(_spell_number, text))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = _join_split_items(lines)
     if column := _table_column(lines):
         return column
     for form in (LOSS_ROW, NUMBERED, NAMED):
         if items := [line for line in lines if form.match(line)]:
             return _split_inline(items)
-    if items := _sequence(lines, LETTER, "abcdefghijklmnopqrstuvwxyz") or _sequence(lines, ROMAN, ROMANS):
-        return items
+    for form, order in SEQUENCES:
+        if items := _sequence(lines, form, order):
+            return items
     for form in (BULLET, BRACKETED, QUOTED):
         if items := [line for line in lines if form.match(line)]:
+            return items
+    for line in lines:
+        if len(items := _split_inline([line])) > 1:
             return items
     lines = [match[1] if (match := IN_BRACKETS_AFTER.search(line)) else line for line in lines]
     return [line for line in lines if len(line) <= LONGEST and not CHATTER.search(line)]

@@ -134,7 +134,7 @@ def _measured(measured: Measured) -> str:
 
 def _outcome(outcome: CandidateOutcome) -> str:
     said = {
-        "adopted": "adopted: it was better than the current prompt",
+        "adopted": "adopted: after training it was better than the current prompt",
         "dropped": "dropped: after training it was not better than the current prompt",
         "outscored": "not tried: others measured better",
         "duplicate": "a repetition",

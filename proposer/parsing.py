@@ -42,8 +42,11 @@ SECTION = re.compile(r"\[\[ ?## ?(\w{1,100}) ?## ?\]\]")
 
 TAG = re.compile(r"<(/?)([A-Za-z][\w:.-]{0,40})(?:\s[^<>]{0,200})?>")
 FORMATTING = frozenset({"b", "i", "em", "strong", "code", "u", "span", "br", "sub", "sup", "mark", "p"})
+CDATA = re.compile(r"<!\[CDATA\[|\]\]>")
+QUOTED_ROW = re.compile(r"""(["'`\u201d])\s?[,;]\s?(["'`\u201c])""")
+"""Between two strings in quotes on one line."""
 FENCE = re.compile(r"```|~~~")
-FENCE_LINE = re.compile(r"(?:`{3,}|~{3,})[ \t]*+[\w+.-]{0,20}")
+FENCE_LINE = re.compile(r"(?:`{3,}|~{3,})[ \t]*+[\w+.{}-]{0,20}(?: [\w-]{1,20}=[^`]{0,80})?")
 
 
 @dataclass
@@ -122,7 +125,7 @@ def _object_items(pairs: list[tuple[str, Any]]) -> list[str]:
 
 def _items(text: str) -> list[str]:
     """The items of an answer: of what is in its fences, if that holds any, else of all of it."""
-    text = _answer_sections(text)
+    text = _answer_sections(CDATA.sub(" ", text))
     fenced, whole = _without_fences(text)
     items: list[str] = []
     for part in (fenced, whole):
@@ -139,7 +142,16 @@ def _items_without_tags(text: str) -> list[str]:
         return items
     ends = [0, *(found.end for found in values)]
     starts = [*(found.start for found in values), len(text)]
-    return list_items("".join(text[end:start] for end, start in zip(ends, starts, strict=True)))
+    rest = "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+    return _quoted_rows(rest) or list_items(rest)
+
+
+def _quoted_rows(text: str) -> list[str]:
+    """The strings of lines such as `"one", "two"`, also in round brackets; none if there is no such line."""
+    lines = (line.strip().strip("().,; ") for line in text.splitlines())
+    rows = [line for line in lines if line[:1] in tuple("\"'`\u201c") and QUOTED_ROW.search(line)]
+    lists = (QUOTED_ROW.sub(r"\1, \2", row) for row in rows)
+    return [item for row in lists for found in find_values(f"[{row}]") for item in field_items(found.value)]
 
 
 def _counts(text: str, found: Found) -> bool:

@@ -7,6 +7,7 @@ scripts/bench page          do viewers of the live page slow the training down?
 scripts/bench ranks         how fast are two ranks?
 scripts/bench scale         time and memory of a step as classes, lanes, tokens, rows and candidates grow
 scripts/bench step          how fast is a gradient step, beside PEFT under transformers' Trainer?
+scripts/bench dual          how fast is a dual encoder's step, and what do scoring and digests cost beside it?
 """
 
 import argparse
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.harness.processes import FreshLLM, Household, Process  # noqa: E402 - the checkout must be found first
 from shared.errors import UserError, run_command  # noqa: E402
+from trainer.threads import wait_briefly  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -160,10 +162,22 @@ def step(options: argparse.Namespace) -> None:
 
     if not options.data.is_file():
         raise UserError(f"--data {options.data}: no such file; name RTE's train.jsonl of SuperGLUE")
+    wait_briefly()  # before anything imports torch
     set_up()  # before anything imports transformers
     import gradient_step
 
     gradient_step.step(options)
+
+
+def dual(options: argparse.Namespace) -> None:
+    """Milliseconds of a dual encoder's step, scoring, evaluation and digest."""
+    from shared.logs import set_up
+
+    wait_briefly()  # before anything imports torch
+    set_up()  # before anything imports transformers
+    import dual_step
+
+    dual_step.dual(options)
 
 
 def busy(options: argparse.Namespace) -> None:
@@ -209,6 +223,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "ranks": ranks,
     "scale": scale,
     "step": step,
+    "dual": dual,
 }
 
 
@@ -231,10 +246,11 @@ def main() -> int:
     bench = commands.add_parser("bus", help="what does the bus cost the loop, with many proposers and under a flood?")
     bench.add_argument("--proposers", type=int, nargs="+", default=[1, 64, 256], help="numbers of proposers")
     bench.add_argument("--steps", type=float, nargs="+", default=[0.001, 0.1, 2.0], help="seconds of a step")
-    bench.add_argument("--seconds", type=float, default=6.0, help="length of a measurement; at least 18 steps")
+    bench.add_argument("--seconds", type=float, default=6.0, help="length of a measurement; at least 14 steps")
+    bench.add_argument("--only-flood", action="store_true", help="measure the flood alone")
     bench.add_argument("--flood", type=int, default=10_000, help="messages a second")
-    bench.add_argument("--window", type=float, default=2.0, help="seconds of a window with or without the flood")
-    bench.add_argument("--pairs", type=int, default=8, help="windows with the flood")
+    bench.add_argument("--window", type=float, default=0.3, help="seconds of a window with or without the flood")
+    bench.add_argument("--pairs", type=int, default=40, help="windows with the flood")
     told = commands.add_parser("page", help="do viewers of the live page slow the training down?")
     told.add_argument("--viewers", type=int, default=5, help="viewers at once")
     told.add_argument("--seconds", type=float, default=4.0, help="length of a window")
@@ -252,8 +268,17 @@ def main() -> int:
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
     told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
-    told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-    told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+    told = commands.add_parser("dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?")
+    told.add_argument("--model", default=MINILM, help="folder or package:NAME/FOLDER")
+    for told in (commands.choices["step"], commands.choices["dual"]):
+        told.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+        told.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
+        told.add_argument(
+            "--clock",
+            choices=["wall", "cpu"],
+            default="wall",
+            help="cpu: processor time, for a machine with other work",
+        )
     options = parser.parse_args()
     try:
         COMMANDS[options.command](options)

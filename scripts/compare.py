@@ -49,7 +49,7 @@ def main() -> int:
     options, extra = _parse()
     logs.set_up()
     if options.data and not options.data.is_dir():
-        raise UserError(f"--data {options.data}: there is no such folder")
+        raise UserError(f"--data {options.data}: no such folder")
     conditions = grid(options.recipes, options.starts, options.shots)
     runs = {one.name: _plan(one, options, extra) for one in conditions}
     signals = StopSignals()

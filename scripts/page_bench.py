@@ -2,67 +2,96 @@
 
 import argparse
 import json
+import random
 import signal
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from urllib.request import ProxyHandler, Request, build_opener
 
+import psutil
+
 from scripts.harness.processes import SMALL, Household, free_port
 
-SETTLE = 1.0
+SETTLE = 0.5
 """Seconds left out after each change."""
 POLL_SECONDS = 2.0
 """A browser asks for news this often."""
 REQUIRED = 0.99
 
-Window = tuple[bool, float, float]
-"""Whether there were viewers, and its begin and end in Unix seconds."""
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the run, in Unix seconds, and the processor seconds that the trainer used in it."""
+
+    began: float
+    ended: float
+    cpu: float
 
 
 def page(options: argparse.Namespace) -> None:
-    """Print the median, over pairs of neighbouring windows, of the pace with viewers by that without.
+    """Print the median, over windows with viewers, of their pace by that of their two neighbours without.
 
-    Every window with viewers is compared with the mean of its two neighbours without, since machines drift.
+    Neighbours, since machines drift; a median with its interval, since other processes disturb single windows.
+    Processor time per step, compared in the same way, says what viewers cost on a machine that others use.
     """
     with tempfile.TemporaryDirectory() as folder, Household(Path(folder), **SMALL) as home:
         port = free_port()
         endless = ("--steps", "10000000", "--restarts.policy", "none", "--num_evals", "10000")
         trainer = home.trainer("demo", *endless, PORT=str(port))
         trainer.wait_for("step 0/")
+        process = psutil.Process(trainer.pid)
         time.sleep(SETTLE)
-        windows: list[Window] = [_window(None, 0, options.seconds)]
+        windows = [_window(process, port, 0, options.seconds)]
         for _ in range(options.pairs):
-            windows += [_window(port, options.viewers, options.seconds), _window(None, 0, options.seconds)]
+            windows.append(_window(process, port, options.viewers, options.seconds))
+            windows.append(_window(process, port, 0, options.seconds))
         trainer.send(signal.SIGTERM)
         trainer.wait()
         events = map(json.loads, (home.runs / "latest" / "history.jsonl").read_text(encoding="utf-8").splitlines())
         times = [event["time"] for event in events if event["kind"] == "step"]
-    rates = [sum(began <= at < ended for at in times) / (ended - began) for _, began, ended in windows]
-    ratios = [rates[at] / mean((rates[at - 1], rates[at + 1])) for at in range(1, len(rates), 2)]
-    print(f"steps/s without viewers   {' '.join(f'{rate:7.2f}' for rate in rates[0::2])}")
-    print(f"steps/s with {options.viewers}            {' '.join(f'{rate:7.2f}' for rate in rates[1::2])}")
-    print(f"ratios                    {' '.join(f'{ratio:7.4f}' for ratio in ratios)}")
+    steps = [max(1, sum(one.began <= at < one.ended for at in times)) for one in windows]
+    rates = [count / (one.ended - one.began) for count, one in zip(steps, windows, strict=True)]
+    per_cpu = [count / one.cpu for count, one in zip(steps, windows, strict=True)]
+    for what, found in (("without viewers", rates[0::2]), (f"with {options.viewers}", rates[1::2])):
+        print(f"steps/s {what}: median {median(found):.2f}, {min(found):.2f} to {max(found):.2f}")
+    _show("steps per second of processor time", _to_neighbours(per_cpu))
+    ratios = _to_neighbours(rates)
+    _show("steps per second", ratios)
     verdict = "holds" if median(ratios) >= REQUIRED else "DOES NOT HOLD"
-    print(f"median of the ratios: {median(ratios):.4f}, required >= {REQUIRED}: {verdict}")
+    print(f"required of the median: {REQUIRED}: {verdict}")
 
 
-def _window(port: int | None, viewers: int, seconds: float) -> Window:
+def _to_neighbours(values: list[float]) -> list[float]:
+    return [values[at] / mean((values[at - 1], values[at + 1])) for at in range(1, len(values), 2)]
+
+
+def _show(what: str, ratios: list[float]) -> None:
+    generator = random.Random(1)
+    medians = sorted(median(generator.choices(ratios, k=len(ratios))) for _ in range(2000))
+    print(
+        f"{what}, with viewers by without: median {median(ratios):.4f} of {len(ratios)}, "
+        f"95 % bootstrap interval {medians[50]:.4f} to {medians[-51]:.4f}"
+    )
+
+
+def _window(process: psutil.Process, port: int, viewers: int, seconds: float) -> Window:
     ending = threading.Event()
     reading = [threading.Thread(target=_view, args=(port, ending)) for _ in range(viewers)]
     for thread in reading:
         thread.start()
     time.sleep(SETTLE)
-    began = time.time()
+    began, cpu = time.time(), sum(process.cpu_times()[:2])
     time.sleep(seconds)
-    ended = time.time()
+    window = Window(began, time.time(), sum(process.cpu_times()[:2]) - cpu)
     ending.set()
     for thread in reading:
         thread.join()
     time.sleep(SETTLE)
-    return bool(viewers), began, ended
+    return window
 
 
 def _view(port: int, ending: threading.Event) -> None:

@@ -34,7 +34,7 @@ LABELLINGS: dict[str, Callable[["Scene"], str]] = {
     "warmth": lambda scene: "warm" if scene.colour in WARM else "cold",
     "outline": lambda scene: "round" if scene.shape in ROUND else "angular",
 }
-"""Ways to sort the pictures. Captions tell colours and shapes; no caption says warm, cold, round or angular."""
+"""Ways to sort the pictures. Captions name colours and shapes; no caption says warm, cold, round or angular."""
 
 SYNONYMS = {
     "red": ["red", "red", "crimson", "scarlet"],

@@ -36,7 +36,7 @@ class Schedule:
     def __init__(self, system: System, dice: random.Random, seconds: float) -> None:
         self._dice = dice
         self._kinds = troubles(system, dice)
-        restarts = max(1, round(seconds / 300))
+        restarts = max(1, round(seconds / 600))
         self._restarts = restarts_of_the_trainer(system) * restarts
         self._restart_every = seconds / (restarts + 1)
         self._next_restart = self._next = 0.0

@@ -33,7 +33,6 @@ SETTINGS = {
     "restarts": {
         "request_every": 10, "trial_steps": 10, "patience": 0, "candidates": 3, "max_challengers": MAX_CHALLENGERS,
     },
-    "metrics": {"stale_seconds": 20.0},
 }  # fmt: skip
 
 GARBAGE = [

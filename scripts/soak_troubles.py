@@ -128,7 +128,7 @@ def _unlisted(system: System) -> Remedy:
     )
 
     def connect(stop: threading.Event) -> None:
-        logging.getLogger("bus.client").setLevel(logging.ERROR)  # that it is refused is no news
+        logging.getLogger("bus.client").setLevel(logging.ERROR)  # it is refused, as it should be
         with closing(BusClient(settings, name="unlisted", model="none")) as client:
             client.ready(64, {})
             while not stop.is_set():

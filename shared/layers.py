@@ -60,7 +60,7 @@ def file_layers(recipe: str) -> list[Layer]:
     """The layers of a packaged recipe or a TOML file: the recipes that it builds on, then its own.
 
     Raises:
-        UserError: no such recipe or file, or it is not TOML.
+        UserError: no such recipe or file, or the file is not TOML.
     """
     if recipe in recipe_names():
         values = _parse((RECIPES / f"{recipe}.toml").read_text(encoding="utf-8"), f"recipe {recipe}")

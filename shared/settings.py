@@ -173,9 +173,9 @@ class RestartSettings(Section):
     """When and how proposals become restart points."""
 
     policy: Literal["trial", "greedy", "always", "none"] = "trial"
-    """trial: the best candidates train as challengers, and one is adopted only if it beats the incumbent, or at once if
-    its words alone do so beyond chance; greedy: adopted at once if it scores better; always: replaces the incumbent
-    unconditionally; none: plain prompt tuning, which ignores the rest of this section."""
+    """trial: the best candidate trains as a challenger and is adopted only if it beats the incumbent; greedy: adopted
+    at once if it scores better; always: replaces the incumbent unconditionally; none: plain prompt tuning, which
+    ignores the rest of this section."""
     source: Literal["bus", "random", "vocabulary"] = "bus"
     """Source of proposals: LLM proposers on the bus, or the controls random (noise) and vocabulary (random words)."""
     mode: Literal["async", "sync"] = "async"
@@ -195,7 +195,8 @@ class RestartSettings(Section):
     """Steps that a challenger trains before it is judged."""
     patience: int = Field(1, ge=0)
     """trial: challengers start after this many evaluations without a lower development loss; until then each step
-    serves the incumbent better. 0: start them at once."""
+    serves the incumbent better. Without a trained head, words that have a lower development loss than the incumbent do
+    not wait. 0: start all at once."""
     sync_wait_seconds: float = Field(60.0, gt=0)
     """sync: longest wait for a proposal; the run then continues without one."""
     digest: Literal["full", "shuffled", "blind"] = "full"

@@ -15,7 +15,9 @@ CONTROL_TOKENS = re.compile(
 QUERY = re.compile(r"[?#][^\"'`<>]+")
 """What follows the path of an address; keys are given there, too."""
 
-PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
+PLAIN = str.maketrans(
+    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2013": "-", "\u2014": "-"}
+)
 """Typographic quotes and dashes to those of a keyboard."""
 
 MAX_COMBINING = 30

@@ -16,6 +16,7 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 os.environ["XDG_CACHE_HOME"] = f"{tempfile.gettempdir()}/tandem-test-cache"
 
+import hosts
 import hypothesis
 import pytest
 
@@ -24,7 +25,7 @@ from shared.config import load
 from shared.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-hypothesis.settings.register_profile("steady", deadline=None)  # a busy machine is no fault
+hypothesis.settings.register_profile("steady", deadline=None)  # a slow machine is not a failure
 hypothesis.settings.load_profile("steady")
 
 HELPDESK = "package:shared/recipes/helpdesk"
@@ -132,6 +133,13 @@ def vocabulary(backbone):
 def loaded(backbone, monkeypatch):
     """Programs take the model that is loaded already."""
     monkeypatch.setattr("trainer.execution.load_backbone", lambda *_: backbone)
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces joined by a cable."""
+    with hosts.lay_cable() as pair:
+        yield pair
 
 
 class Runs:

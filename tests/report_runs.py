@@ -9,8 +9,8 @@ def event(kind, step, **values):
     return {"kind": kind, "time": 1_700_000_000.0 + step, "step": step, **values}
 
 
-def told(text="a prompt", budget=60):
-    """A run with every kind of event; `text` stands wherever text from elsewhere can."""
+def run_events(text="a prompt", budget=60):
+    """The events of a run, of every kind; `text` stands wherever text from elsewhere can."""
     events = [
         event("started", 0, budget=budget, settings="abc", versions={"python": "3.11", text: text}),
         event("evaluation", 0, words=text, cosine=0.9, dev_loss=1.2, lanes=[{"lane": 0, "age": 0, "loss": 1.2}]),
@@ -62,6 +62,16 @@ def told(text="a prompt", budget=60):
     return events
 
 
+RARE_EVENTS = [
+    event("lease_ended", 50, lease="l1", how="expired"),
+    event("request_skipped", 50, waited_seconds=1.0),
+    event("stopped", 50, reason="SIGTERM"),
+    event("resumed", 50, name="run", recipe="demo", task="a task", labels=["a", "b"], source="bus", mode="async"),
+    event("ended", 60, seconds=12.0),
+    event("an unknown kind", 60, words="a prompt"),
+]
+
+
 def summary(text="a prompt", score=0.8):
     row = {"dev": {"loss": 0.65, "accuracy": 0.75}, "test": {"loss": 0.7, "accuracy": score}}
     return {
@@ -90,5 +100,5 @@ def compared(root, seeds=5):
         for arm, policy in (("plain", "none"), ("llm", "trial")):
             score = 0.6 + seed / 100 + (0.05 if arm == "llm" else 0)
             restarts = {"policy": policy, "source": "bus"}
-            make_run(root / "demo" / f"{arm}-s{seed}", told(), summary(score=score), seed=seed, restarts=restarts)
+            make_run(root / "demo" / f"{arm}-s{seed}", run_events(), summary(score=score), seed=seed, restarts=restarts)
     return root

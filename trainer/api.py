@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
+from safetensors import SafetensorError
+
 from shared import health
 from shared.errors import UserError, first_line
 from shared.settings import Settings
@@ -15,7 +17,7 @@ from trainer.changes import accept_changes, refuse_differences
 from trainer.hooks import Hooks
 from trainer.report.live import LivePage
 from trainer.report.page import write_report
-from trainer.runs.directory import CONFIG, RECORD, SUMMARY, RunDirectory, find_run, read_settings
+from trainer.runs.directory import CONFIG, RECORD, SUMMARY, RunDirectory, find_run, read_settings, warn_of_versions
 from trainer.runs.metrics import TrainerMetrics
 from trainer.runs.signals import Stopped
 from trainer.sources import open_bus
@@ -79,6 +81,7 @@ def resume(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
         accepted = kept if settings is None else accept_changes(kept, settings, directory)
         if directory.is_finished:
             raise UserError(f"{directory.path} is finished; see its {SUMMARY}")
+        warn_of_versions(directory.path)
     except UserError:
         directory.close()
         raise
@@ -103,6 +106,7 @@ def replay(name: str, *, settings: Settings | None = None, hooks: Hooks | None =
         return follow(hooks)
     recorded = find_run(name, settings.folder if settings else "runs")
     kept = read_settings(recorded)
+    warn_of_versions(recorded)
     if settings is None:
         settings = kept.model_copy(update={"name": None})
     else:
@@ -159,9 +163,12 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
             ranks.join()
             ranks.broadcast((settings, directory.pack(), directory.path))
             with _trackers(settings, directory):
-                # here, since it loads torch and proposers can connect meanwhile
+                # here, since these load torch and proposers can connect meanwhile
+                from trainer.backbones.passes import after_each_chunk
                 from trainer.execution import tune_and_test
 
+                with after_each_chunk(life.beat):
+                    return tune_and_test(directory, settings, bus, record, hooks, metrics, life)
                 return tune_and_test(directory, settings, bus, record, hooks, metrics, life)
     except Stopped:
         log.info(hooks.signals.farewell)
@@ -173,6 +180,11 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
         if not directory.has_checkpoint:
             directory.discard()  # bad data, a bad model or a port in use: nothing was trained
         raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{directory.path} cannot be written ({first_line(error)}); free some space, then continue the run with "
+            "--resume"
+        ) from error
     finally:
         life.ending = True
         ranks.leave()

@@ -5,12 +5,11 @@ from math import isfinite
 import torch
 
 from shared.errors import UserError
-from trainer import ranks
 from trainer.backbones.backbone import Backbone
 from trainer.backbones.stack import Stack, stack
 from trainer.memory import in_passes
 from trainer.runs.signals import StopSignals
-from trainer.search.evaluation import EncodedSplit, EvalResult, Score, by_example, mean_results, paired_t
+from trainer.search.evaluation import EncodedSplit, EvalResult, by_example, mean_results
 from trainer.search.lanes import Lane, stack_lanes
 from trainer.search.pool import TuningResult, snapshot
 from trainer.search.state import RunState
@@ -45,34 +44,23 @@ class Evaluator:
         """The development results of `lanes`; nothing changes."""
         return in_passes(self._state, lanes, lambda part: self._results(stack_lanes(part)))
 
-    def score(self, prompts: list[torch.Tensor]) -> list[Score]:
+    def score(self, prompts: list[torch.Tensor]) -> list[EvalResult]:
         """Measure `prompts` [tokens, dim] with the incumbent's head, and the incumbent in the same pass.
 
-        The losses of candidates may be NaN or infinite.
+        The losses may be NaN or infinite.
         """
         incumbent = self._state.lanes[0]
-        each = torch.stack(
-            in_passes(
-                self._state,
-                [*prompts, incumbent.prompt],
-                lambda part: self._by_example(stack(part, [incumbent.head] * len(part))),
-            )
+        *results, self._state.dev = in_passes(
+            self._state,
+            [*prompts, incumbent.prompt],
+            lambda part: self._results(stack(part, [incumbent.head] * len(part))),
         )
-        *results, self._state.dev = (EvalResult(*pair) for pair in each.mean(-1).tolist())
-        return [Score(*pair) for pair in zip(results, paired_t(each[-1, 0], each[:-1, 0]), strict=True)]
+        return results
 
     def _results(self, prompts: Stack) -> list[EvalResult]:
-        return mean_results(self._by_own_example(prompts))
-
-    def _by_example(self, prompts: Stack) -> list[torch.Tensor]:
-        """Losses and hits of each lane on the examples of all ranks, [2, examples]."""
-        found = self._by_own_example(prompts)
-        return [*ranks.gather(found.permute(2, 0, 1), self._dev.total).permute(1, 2, 0)]
-
-    def _by_own_example(self, prompts: Stack) -> torch.Tensor:
-        """Losses and hits of each lane on this rank's examples, [lanes, 2, examples]."""
         with self._signals.interruptible():
-            return by_example(self._backbone, prompts, self._dev)
+            each = by_example(self._backbone, prompts, self._dev)
+        return mean_results(each)
 
     def keep(self, lanes: list[Lane], results: list[EvalResult]) -> list[EvalResult]:
         """Take over the results of `lanes`, the incumbent first. Raises as `evaluate` does."""

@@ -65,6 +65,7 @@ def tune_and_test(
     metrics.budget.set(settings.steps)
     with ranks.agreed():
         context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
+        directory.check_model(context.backbone.vocabulary.fingerprint)
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
     try:

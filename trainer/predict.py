@@ -70,7 +70,7 @@ def _lines(given: list[str], file: Path | None) -> list[str]:
         raise UserError(f"{file or 'standard input'}: cannot be read: {error.strerror}") from None
     except UnicodeError:
         raise UserError(f"{'EXAMPLE' if given else 'standard input'}: not UTF-8 text") from None
-    texts = [line for line in lines if line.strip()]
+    texts = [line for line in lines if printable(line).strip()]
     if not texts:
         raise UserError("there is nothing to label")
     return texts

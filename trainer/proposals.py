@@ -65,13 +65,13 @@ class Proposals:
     def __post_init__(self) -> None:
         self._news = self.channel.news
         self._rests_until = 0.0
-        """Until so many lane-steps are done, `exchange` has nothing to do but for news."""
+        """Lane-steps before which `exchange` only reacts to news."""
 
     def exchange(self) -> None:
         """Merge what arrived, and lease a digest if a proposal is due and a proposer is free.
 
-        In most iterations there is nothing to do, and two looks tell: a gradient step leaves the processor's caches
-        cold, and then every call costs microseconds.
+        In most iterations there is nothing to do, which two comparisons show: a gradient step leaves the processor's
+        caches cold, so that every call takes microseconds.
         """
         if self._news or self.state.lane_steps >= self._rests_until:
             self._exchange()
@@ -82,7 +82,9 @@ class Proposals:
         restarts = self.state.restarts
         if restarts.unscored or restarts.waiting:
             return 0.0
-        if restarts.next_request is None or restarts.wants(self.state.lane_steps):  # who becomes free is news
+        if restarts.next_request is None or restarts.wants(
+            self.state.lane_steps
+        ):  # a proposer that becomes free is news
             return inf
         return restarts.next_request
 
@@ -179,21 +181,18 @@ class Proposals:
             self.observers(CandidatesPassedOver(proposal.lease, outcomes, self.state.lane_steps))
 
     def _score(self) -> None:
-        """Measure the new candidates together, queue the good ones, and adopt the best if it needs no trial."""
+        """Measure the new candidates together and queue the good ones."""
         state, fresh, began = self.state, self.state.restarts.unscored, time.monotonic()
-        scores = self.evaluator.score([self._start(candidate) for candidate in fresh])
-        self._charge(len(scores) + 1)
-        out = state.restarts.scored([score.dev.loss for score in scores])
-        for candidate, score in zip(fresh, scores, strict=True):
+        results = self.evaluator.score([self._start(candidate) for candidate in fresh])
+        self._charge(len(results) + 1)
+        out = state.restarts.scored([result.loss for result in results])
+        for candidate, result in zip(fresh, results, strict=True):
             if candidate.score is not None:
-                state.trajectory.measure(candidate.words, score.dev)
-        held = len(state.restarts.waiting) if state.restarts.holds(self._plateau) else 0
+                state.trajectory.measure(candidate.words, result)
+        incumbent = (state.dev.loss, self._plateau, bool(state.lanes[0].head))
+        held = sum(state.restarts.holds(candidate, *incumbent) for candidate in state.restarts.waiting)
         self.observers(CandidatesScored(fresh, state.lane_steps, time.monotonic() - began, held))
         self._pass_over(out)
-        by_words = {candidate.words: score for candidate, score in zip(fresh, scores, strict=True)}
-        advantages = {words: score.advantage for words, score in by_words.items()}
-        if proven := state.restarts.best_proven(advantages, state.dev.loss, state.lane_steps):
-            self._replace_incumbent(self._new_lane(proven), proven, by_words[proven.words].dev)
 
     def _charge(self, scored: int) -> None:
         """Count what scoring `scored` prompts cost; the budget takes whole lane-steps."""
@@ -205,7 +204,8 @@ class Proposals:
 
     def _start_candidates(self) -> None:
         state = self.state
-        while candidate := state.restarts.start(state.lane_steps, state.dev.loss, self._plateau):
+        has_head = bool(state.lanes[0].head)
+        while candidate := state.restarts.start(state.lane_steps, state.dev.loss, self._plateau, has_head):
             lane = self._new_lane(candidate)
             if self.settings.restarts.policy == "trial":
                 state.lanes.append(lane)

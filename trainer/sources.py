@@ -44,7 +44,7 @@ def open_channel(
         prompt_init: draws the control's words.
         bus: an open channel to proposers.
         record: the record of the run that is replayed, if one is.
-        step: tells the lane-steps so far.
+        step: gives the lane-steps so far.
 
     Raises:
         UserError: the record cannot be read.

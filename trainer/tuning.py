@@ -173,6 +173,7 @@ class RunFiles:
     failures: int = 0
     """Checkpoints that could not be saved."""
     _reported: int = 0
+    _failing: bool = False
 
     def __call__(self, event: Event) -> None:
         """After each step, report the writes that failed since the last report."""
@@ -194,8 +195,13 @@ class RunFiles:
             save_checkpoint(self.directory.path, self.state, self.prompt_init, offsets)
         except OSError as error:
             self.failures += 1
-            log.warning("%s: the checkpoint cannot be saved (%s); training continues", self.directory.path, error)
+            if not self._failing:
+                log.warning("%s: the checkpoint cannot be saved (%s); training continues", self.directory.path, error)
+            self._failing = True
             return False
+        if self._failing:
+            log.info("%s: the checkpoint is saved again", self.directory.path)
+        self._failing = False
         return True
 
 

@@ -16,7 +16,7 @@ from scripts.comparison.statistics import bootstrap
 from trainer.report.comparison import interval
 
 COLOURS = ("#555555", "#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f3fbf")
-"""Okabe and Ito's, which colour-blind readers can tell apart; plain tuning is grey."""
+"""Okabe and Ito's, which colour-blind readers can distinguish; plain tuning is grey."""
 STYLES = ("-", "--", "-.", ":")
 GRID = 200
 """Points at which curves are averaged."""

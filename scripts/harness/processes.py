@@ -229,8 +229,8 @@ def scrape(port: int) -> dict[str, float]:
     samples: dict[str, float] = {}
     for family in text_string_to_metric_families(get(port, "/metrics")[1]):
         for name, labels, value, *_ in family.samples:
-            told = ",".join(f'{key}="{labels[key]}"' for key in labels)
-            samples[f"{name}{{{told}}}" if told else name] = value
+            described = ",".join(f'{key}="{labels[key]}"' for key in labels)
+            samples[f"{name}{{{described}}}" if described else name] = value
     return samples
 
 

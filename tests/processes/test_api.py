@@ -93,5 +93,5 @@ def test_a_bar_shows_in_a_notebook():
     assert "lane-step" in str(notebook.cells[0].outputs) or "widget" in str(notebook.cells[0].outputs)
 
 
-def test_no_bar_shows_where_output_is_no_terminal():
+def test_no_bar_shows_where_output_is_not_a_terminal():
     assert subprocess.run([sys.executable, "-c", BAR], capture_output=True, check=True).stderr == b""

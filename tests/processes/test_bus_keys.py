@@ -1,7 +1,5 @@
 """CURVE: who is admitted, who is refused, and the command that makes keys."""
 
-import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -198,10 +196,10 @@ def test_keys_are_private_and_nothing_is_overwritten(folder):
 
 
 def test_the_list_names_keys_and_the_admitted(folder):
-    told = command(folder, "list").out
-    assert told.count("key ") == 3
-    assert told.count("allowed ") == 1
-    assert (folder / "keys" / "a.secret").read_text().strip() not in told
+    listed = command(folder, "list").out
+    assert listed.count("key ") == 3
+    assert listed.count("allowed ") == 1
+    assert (folder / "keys" / "a.secret").read_text().strip() not in listed
 
 
 def test_it_runs_as_a_module(tmp_path):
@@ -222,6 +220,18 @@ def test_a_bad_secret_is_named_and_never_quoted(folder, content):
             BusSettings(bind="tcp://127.0.0.1:*", secret_key=str(path), allowed_keys=f"{folder}/keys/allowed"), "r"
         )
     assert not content or content not in str(caught.value)
+
+
+def test_a_key_in_place_of_its_file_is_not_quoted(folder):
+    _, secret = zmq.curve_keypair()
+    with pytest.raises(UserError, match="not the key itself") as caught:
+        BusServer(BusSettings(secret_key=secret.decode(), allowed_keys=f"{folder}/keys/allowed"), run="r")
+    assert secret.decode() not in str(caught.value)
+
+
+def test_a_list_of_allowed_keys_without_a_key_is_refused(folder):
+    with pytest.raises(UserError, match=r"bus\.allowed_keys needs bus\.secret_key"):
+        BusServer(BusSettings(allowed_keys=f"{folder}/keys/allowed"), run="r")
 
 
 def test_a_secret_that_everybody_can_read_is_refused(folder):
@@ -276,41 +286,14 @@ TRAINER_IN_NAMESPACE = """
 """
 
 
-@pytest.fixture
-def namespaces():
-    """Two network namespaces joined by a cable; the addresses of their ends."""
-    one, two = f"tandem{os.getpid()}a", f"tandem{os.getpid()}b"
-    if os.geteuid() or not shutil.which("ip"):
-        pytest.skip("network namespaces need root and iproute2")
-
-    def ip(*arguments):
-        return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-
-    made = ip("netns", "add", one)
-    if made.returncode:
-        pytest.skip(f"the kernel forbids network namespaces: {made.stderr.strip()}")
-    try:
-        ip("netns", "add", two)
-        cable = ip("link", "add", "t0", "netns", one, "type", "veth", "peer", "name", "t1", "netns", two)
-        if cable.returncode:
-            pytest.skip(f"the kernel has no veth: {cable.stderr.strip()}")
-        for name, device, address in [(one, "t0", "10.77.0.1/24"), (two, "t1", "10.77.0.2/24")]:
-            ip("-n", name, "address", "add", address, "dev", device)
-            ip("-n", name, "link", "set", device, "up")
-        yield one, two, "10.77.0.1"
-    finally:
-        ip("netns", "del", one)
-        ip("netns", "del", two)
-
-
-def test_a_proposer_on_another_host_works_and_an_unlisted_one_is_refused(namespaces, folder):
-    here, there, address = namespaces
+def test_a_proposer_on_another_host_works_and_an_unlisted_one_is_refused(two_hosts, folder):
+    here, there = two_hosts.names
 
     def run(name, program, *arguments, **options):
-        line = ["ip", "netns", "exec", name, sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
+        line = [*two_hosts.at(name), sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
         return subprocess.Popen(line, cwd=ROOT, text=True, **options)
 
-    endpoint = f"tcp://{address}:5777"
+    endpoint = f"tcp://{two_hosts.address}:5777"
     trainer = run(
         here, TRAINER_IN_NAMESPACE, endpoint, folder / "keys/t.secret", folder / "keys/allowed",
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -475,6 +475,24 @@ def test_a_flood_does_not_starve_the_others():
             thread.join()
 
 
+def test_readies_that_wait_together_get_one_answer():
+    ready = encode(Ready(name="n", model="m", credits=0, holding=[]), LIMIT)
+    with process(LEASING, ANY_PORT) as child, stranger(child.stdout.readline().strip()) as dealer:
+        dealer.send(ready)
+        until(lambda: dealer.poll(1))
+        assert decode(dealer.recv(), LIMIT).kind == "ack"
+        os.kill(child.pid, signal.SIGSTOP)
+        for _ in range(60):
+            dealer.send(ready)
+        time.sleep(0.3)  # they are in the trainer's buffers
+        os.kill(child.pid, signal.SIGCONT)
+        acks = 0
+        while dealer.poll(1000):
+            dealer.recv()
+            acks += 1
+        assert 1 <= acks < 20
+
+
 FLOOD = """
     import sys, time
     import zmq
@@ -534,8 +552,8 @@ def test_who_reads_nothing_blocks_nobody():
 def test_a_bind_open_to_other_hosts_is_refused(bind):
     with pytest.raises(UserError, match="CURVE") as caught:
         BusServer(BusSettings(bind=bind), run="r")
-    for told in ("127.0.0.1", "SSH", "python -m bus.keys new trainer", "python -m bus.keys allow"):
-        assert told in str(caught.value)
+    for words in ("127.0.0.1", "SSH", "python -m bus.keys new trainer", "python -m bus.keys allow"):
+        assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("bind", [ANY_PORT, "tcp://127.1.2.3:*", "tcp://localhost:*", "tcp://[::1]:*", "ipc://{}/bus"])
@@ -547,12 +565,41 @@ def test_loopback_will_do(bind, tmp_path):
         leased(end, peer)
 
 
-def test_a_port_in_use_is_told():
+def test_a_port_in_use_is_one_line():
     with trainer() as end, pytest.raises(UserError, match="in use"):
         BusServer(BusSettings(bind=end.endpoint), run="r")
 
 
-def test_bad_addresses_are_told():
+def test_what_is_at_the_path_of_an_ipc_socket_stays(tmp_path):
+    notes, bus, link = tmp_path / "notes", tmp_path / "bus", tmp_path / "link"
+    notes.write_text("dear diary")
+    link.symlink_to(notes)
+    for path in (notes, link, tmp_path):
+        with pytest.raises(UserError, match="not a socket"):
+            BusServer(BusSettings(bind=f"ipc://{path}"), run="r")
+    assert notes.read_text() == "dear diary" and link.is_symlink()
+    with trainer(bind=f"ipc://{bus}") as end, proposer(end.endpoint) as peer:
+        with pytest.raises(UserError, match="in use"):
+            BusServer(BusSettings(bind=f"ipc://{bus}"), run="r")
+        peer.ready(1, {})
+        leased(end, peer)
+
+
+def test_the_socket_of_a_trainer_that_was_killed_is_replaced(tmp_path):
+    with process(TRAINER, f"ipc://{tmp_path}/bus") as child:
+        assert child.stdout.readline()
+    assert (tmp_path / "bus").is_socket()
+    with trainer(bind=f"ipc://{tmp_path}/bus") as end, proposer(end.endpoint) as peer:
+        peer.ready(1, {})
+        leased(end, peer)
+
+
+def test_a_socket_without_a_file_is_open_to_other_users():
+    with pytest.raises(UserError, match="every user of this machine"):
+        BusServer(BusSettings(bind="ipc://@tandem"), run="r")
+
+
+def test_bad_addresses_are_named():
     with pytest.raises(UserError, match=r"bus\.bind"):
         BusServer(BusSettings(bind="tcp://127.0.0.1:99999"), run="r")
     with pytest.raises(UserError, match=r"bus\.connect"), proposer("tcp://nowhere"):

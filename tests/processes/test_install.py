@@ -29,7 +29,7 @@ def run(*command, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of this checkout, built from a copy, since builds write beside the sources."""
+    """The wheel of this checkout, built from a copy, since builds write into the source folder."""
     if find_spec("build") is None:
         pytest.skip("build is not installed: pip install '.[dev]'")
     source = tmp_path_factory.mktemp("source")

@@ -84,5 +84,5 @@ def test_other_pages_are_not_there(live):
     assert live.lost[0] == 404
 
 
-def test_a_proposer_outlives_its_trainer_and_ends_when_told(live):
+def test_a_proposer_outlives_its_trainer_and_ends_at_a_signal(live):
     assert live.proposer_status == 0

@@ -115,7 +115,7 @@ def test_a_trainer_that_is_stopped_for_a_while_goes_on_with_its_proposer(interru
     assert [event for event in events(run, "candidates") if event["step"] > resumed + 1]
 
 
-# Plain tuning, stopped in every way and resumed, beside the same run left alone
+# Plain tuning, stopped in every way and resumed, and the same run left alone
 
 
 @pytest.fixture(scope="module")

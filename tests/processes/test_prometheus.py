@@ -9,12 +9,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import yaml
 from forks import Household
 
 from scripts.harness.processes import SMALL, FreshLLM, free_port, get, until
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "prometheus"
+NAMESPACE = "    metric_relabel_configs: [{target_label: namespace, replacement: tandem}]\n"
+"""What a PodMonitor adds."""
+
 PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
 
 if not (PROMTOOL and PROMETHEUS):
@@ -51,6 +55,12 @@ def annotation_expressions():
     return [entry["expr"].replace("$__rate_interval", "1m") for entry in board["annotations"]["list"]]
 
 
+def scaler_queries():
+    """What KEDA asks, by the trigger's name; the namespace in them is the label that `scraped` gives."""
+    (scaler,) = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "operators" / "autoscaler.yaml").read_text())
+    return {trigger["name"]: trigger["metadata"]["query"] for trigger in scaler["spec"]["triggers"]}
+
+
 def documented_metrics():
     """Names of docs/metrics.md; of a histogram its count."""
     page = (ROOT / "docs" / "metrics.md").read_text()
@@ -79,6 +89,7 @@ def scraped(tmp_path_factory):
     config = (DEPLOY / "prometheus.yml").read_text()
     config = config.replace("5000", str(trainer_port)).replace("5100", str(proposer_port))
     config = re.sub(r"interval: 5s", "interval: 1s", config).replace("rules/", f"{DEPLOY}/rules/")
+    config = config.replace("    static_configs", f"{NAMESPACE}    static_configs")
     (folder / "prometheus.yml").write_text(config)
     llm = FreshLLM()
     environment = {**SMALL, "TANDEM_STEPS": "100000", "TANDEM_NUM_EVALS": "2000"}
@@ -122,6 +133,47 @@ def test_every_metric_of_the_page_has_a_finite_value(scraped):
 @pytest.mark.parametrize("expression", annotation_expressions())
 def test_annotations_can_be_asked(scraped, expression):
     scraped(expression)
+
+
+@pytest.mark.parametrize("name", ["busy", "waiting"])
+def test_the_autoscaler_gets_one_number_between_none_and_the_proposers(scraped, name):
+    def look():
+        return scraped(scaler_queries()[name])
+
+    (value,) = until(lambda: finite(found := look()) and found, name, 30)
+    assert 0 <= value <= 1
+
+
+SCALER_TESTS = """
+rule_files: []
+evaluation_interval: 15s
+tests:
+  - name: three proposers, one of which is gone, and those of another namespace
+    interval: 15s
+    input_series:
+      - {series: 'tandem_proposer_busy_share{namespace="tandem", pod="a"}', values: "1x40"}
+      - {series: 'tandem_proposer_busy_share{namespace="tandem", pod="b"}', values: "0 1 0 1x37"}
+      - {series: 'tandem_proposer_busy_share{namespace="tandem", pod="c"}', values: "1x36 stale"}
+      - {series: 'tandem_proposer_busy_share{namespace="other", pod="d"}', values: "1x40"}
+      - {series: 'tandem_trainer_digest_waiting{namespace="tandem", pod="t"}', values: "0x20 1x20"}
+      - {series: 'tandem_trainer_digest_waiting{namespace="other", pod="t"}', values: "1x40"}
+    promql_expr_test:
+      - {expr: '%(busy)s', eval_time: 9m, exp_samples: [{labels: "{}", value: 3}]}
+      - {expr: '%(busy)s', eval_time: 9m45s, exp_samples: [{labels: "{}", value: 2}]}
+      - {expr: '%(waiting)s', eval_time: 5m, exp_samples: [{labels: "{}", value: 0}]}
+      - {expr: '%(waiting)s', eval_time: 10m, exp_samples: [{labels: "{}", value: 1}]}
+  - name: no trainer and no proposer
+    interval: 15s
+    input_series: []
+    promql_expr_test:
+      - {expr: '%(busy)s', eval_time: 5m, exp_samples: []}
+      - {expr: '%(waiting)s', eval_time: 5m, exp_samples: []}
+"""
+
+
+def test_the_autoscaler_counts_busy_proposers_of_its_namespace_that_are_alive(tmp_path):
+    (tmp_path / "scaler.yml").write_text(SCALER_TESTS % scaler_queries())
+    promtool("test", "rules", tmp_path / "scaler.yml")
 
 
 def test_rules_are_evaluated_and_a_run_that_is_well_raises_no_alert(scraped):

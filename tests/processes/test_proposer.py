@@ -339,10 +339,12 @@ def test_it_waits_for_a_trainer_and_for_the_next_one(started):
 def test_two_trainers_share_one_slot(started):
     first, second, server = started(Trainer), started(Trainer), started(LLMServer)
     server.delay = 0.3
-    started(Proposer, *ollama(server, first), "--bus.connect", second.endpoint)
+    proposer = started(Proposer, *ollama(server, first), "--bus.connect", second.endpoint)
     until(lambda: [trainer.poll() for trainer in (first, second)] and first.end.can_lease() and second.end.can_lease())
+    proposer.process.send_signal(signal.SIGSTOP)  # else it may tell the second that its slot is taken
     assert first.try_lease()
     assert second.try_lease()
+    proposer.process.send_signal(signal.SIGCONT)
 
     def one_answer_one_back():
         first.poll()

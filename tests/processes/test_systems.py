@@ -49,7 +49,7 @@ def roberta(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(roberta, tmp_path_factory):
-    """Runs of the paper's recipe for COPA beside one proposer with the embedded LLM, by name."""
+    """Runs of the paper's recipe for COPA with one proposer with the embedded LLM, by name."""
     # without its lists, so that a request is due at the start
     early = ["--restarts.epochs", "[]", "--restarts.request_every", "10", "--restarts.trial_steps", "4"]
     variants = {
@@ -115,10 +115,10 @@ def test_a_finished_run_labels_copas_rows_as_its_summary_says(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("item", "told"), [("a text", "rows"), ({"premise": "Only this."}, "question"), ({"question": "why"}, "question")]
+    ("item", "said"), [("a text", "rows"), ({"premise": "Only this."}, "question"), ({"question": "why"}, "question")]
 )
-def test_what_is_no_row_of_the_task_is_refused(made, item, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_what_is_not_a_row_of_the_task_is_refused(made, item, said):
+    with pytest.raises(UserError, match=said) as caught:
         trainer.load(str(made / "sync")).predict([item])
     assert "\n" not in str(caught.value)
 

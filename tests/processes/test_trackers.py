@@ -2,11 +2,12 @@
 
 import json
 import signal
+import sqlite3
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from forks import Household
-from report_runs import event, make_run, told
+from report_runs import event, make_run, run_events
 
 from scripts.harness.processes import SMALL
 from shared.errors import UserError
@@ -50,6 +51,19 @@ def test_wandb_keeps_a_run_offline(tmp_path):
     kept = list((home.runs / "seen" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(kept) == 1
     assert b"dev_loss" in kept[0].read_bytes()
+
+
+def test_trackio_has_every_evaluation(tmp_path):
+    pytest.importorskip("trackio", reason="trackio is not installed; its Pillow is older than ours")
+    store = {"TRACKIO_DIR": str(tmp_path / "trackio"), "TANDEM_STEPS": "60"}
+    with Household(tmp_path, **{**RUN, **store}) as home:
+        trainer = home.trainer("demo", "--name", "seen", "--track", '["trackio"]')
+        assert trainer.wait() == 0, trainer.text
+    (file,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(file) as database:
+        rows = [(step, json.loads(values)) for step, values in database.execute("select step, metrics from metrics")]
+    found = [(step, pytest.approx(row["dev_loss"], rel=1e-6)) for step, row in rows if "dev_loss" in row]
+    assert found == evaluations(home.runs / "seen")
 
 
 @pytest.mark.parametrize(("name", "says"), [("nothing", "not one of aim"), ("aim", "not installed")])
@@ -105,7 +119,7 @@ def test_a_failure_while_training_is_one_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "broken", Broken)
     settings, directory = opened(tmp_path / "run", track=["broken"])
     with Trackers(settings, directory):
-        later = [{**one, "time": one["time"] + 1e9} for one in told()]
+        later = [{**one, "time": one["time"] + 1e9} for one in run_events()]
         (directory.path / "history.jsonl").write_text("".join(json.dumps(one) + "\n" for one in later))
     assert Broken.calls > 2
     assert [record.getMessage() for record in caplog.records if record.name == "trainer.trackers"] == [
@@ -124,7 +138,7 @@ def test_what_an_earlier_process_fed_is_not_fed_again(tmp_path, monkeypatch):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "kept", Kept)
     settings, directory = opened(tmp_path / "run", track=["kept"])
     history = directory.path / "history.jsonl"
-    before = told()
+    before = run_events()
     history.write_text("".join(json.dumps(one) + "\n" for one in before))
     with Trackers(settings, directory):
         new = {**event("evaluation", 60, words="end", dev_loss=0.5, lanes=[]), "time": 4e9}

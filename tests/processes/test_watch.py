@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import run_program
 from forks import Household
-from report_runs import HOSTILE, event, make_run, summary, told
+from report_runs import HOSTILE, event, make_run, run_events, summary
 from rich.console import Console
 
 from scripts.harness.processes import ROOT, SMALL, until
@@ -25,7 +25,7 @@ def shown(run):
 
 
 def test_a_terminal_shows_losses_lanes_the_last_adoption_and_the_llm(tmp_path):
-    text = shown(Run(make_run(tmp_path / "run", told())))
+    text = shown(Run(make_run(tmp_path / "run", run_events())))
     assert "of 60 lane-steps" in text
     assert "0.700 (lowest 0.700)" in text
     assert "1 of 2 adopted" in text
@@ -35,11 +35,11 @@ def test_a_terminal_shows_losses_lanes_the_last_adoption_and_the_llm(tmp_path):
 
 @pytest.mark.parametrize("cut", range(6))
 def test_a_run_that_has_hardly_begun_is_shown(tmp_path, cut):
-    assert "lane-steps" in shown(Run(make_run(tmp_path / "run", told()[:cut])))
+    assert "lane-steps" in shown(Run(make_run(tmp_path / "run", run_events()[:cut])))
 
 
 def test_text_from_elsewhere_neither_styles_nor_steers_the_terminal(tmp_path):
-    text = shown(Run(make_run(tmp_path / "run", told(f"[red]{HOSTILE}\x1b[2J"))))
+    text = shown(Run(make_run(tmp_path / "run", run_events(f"[red]{HOSTILE}\x1b[2J"))))
     assert "[red]" in text
     assert "\x1b[2J" not in text and "\u202e" not in text and "\x07" not in text
 
@@ -48,12 +48,12 @@ def test_time_left_follows_the_pace_of_the_steps(tmp_path):
     steps = [{**event("step", step, lanes=[0]), "time": 1000.0 + 2 * step} for step in range(1, 21)]
     run = Run(make_run(tmp_path / "run", [event("started", 0, budget=60), *steps]))
     assert seconds_left(run) == pytest.approx(2 * 40)
-    assert seconds_left(Run(make_run(tmp_path / "new", told()[:1]))) is None
+    assert seconds_left(Run(make_run(tmp_path / "new", run_events()[:1]))) is None
 
 
 @pytest.mark.parametrize("end", [{"done": summary()}, {"stop": True}])
 def test_elsewhere_it_prints_a_line_and_ends_with_the_run(tmp_path, end):
-    events = [*told(), *([event("stopped", 50)] if "stop" in end else [])]
+    events = [*run_events(), *([event("stopped", 50)] if "stop" in end else [])]
     make_run(tmp_path / "run", events, end.get("done"))
     ended = run_program(main, "run", "--folder", tmp_path)
     assert ended.status == 0

@@ -78,7 +78,7 @@ def test_peft_gives_the_scores_of_a_tuned_decoder(tmp_path):
         torch.testing.assert_close(chances.gather(-1, ids[0, -answer:, None]).sum(), score, rtol=0, atol=1e-5)
 
 
-def test_what_peft_cannot_express_is_told_instead(tmp_path):
+def test_what_peft_cannot_express_is_said_instead(tmp_path):
     ours = encoder(save_small_encoder("bert", tmp_path), pooling="text")
     reason = export_adapter(tmp_path, ours, torch.zeros(2, 32), ours.new_head(1))
 

@@ -61,7 +61,7 @@ def ask(model, kind="instruct", seconds=30.0, digest=DIGEST, outcomes=(), chain=
     return RUNNER.run(chain.ask(digest, list(outcomes), time.monotonic() + seconds))
 
 
-def told(error, model, **values):
+def described(error, model, **values):
     return describe(error, ProposerSettings(model=model, **values))
 
 
@@ -104,7 +104,7 @@ def test_refusals_are_one_line_without_the_key(provider, status, server, monkeyp
     server.status = status
     server.error = f"Incorrect API key provided: {KEY}. Bearer {KEY}"
     error = failure(served(provider, server, monkeypatch))
-    line = told(error, f"{provider}:some-model")
+    line = described(error, f"{provider}:some-model")
     assert len(server.requests) == 1  # the client does not try again by itself
     assert KEY not in line
     assert "\n" not in line
@@ -120,7 +120,7 @@ def test_a_slow_server_is_given_up(provider, server, monkeypatch):
     server.delay = 5.0
     error = failure(served(provider, server, monkeypatch, timeout_seconds=0.2))
     assert is_timeout(error)
-    assert "timeout_seconds" in told(error, provider)
+    assert "timeout_seconds" in described(error, provider)
 
 
 @pytest.mark.parametrize("provider", SERVED)
@@ -136,7 +136,7 @@ def test_no_server(provider, server, monkeypatch):
     pytest.importorskip(f"langchain_{provider}")
     model = served(provider, server, monkeypatch)
     server.stop()
-    assert "no connection" in told(failure(model), f"{provider}:some-model")
+    assert "no connection" in described(failure(model), f"{provider}:some-model")
     server.start()
     assert ask(model).candidates == CANDIDATES
 
@@ -191,7 +191,7 @@ def test_structure_is_requested_again_where_the_refusal_had_another_cause(server
     server.status, server.error = 400, "the model does not support thinking"
     with pytest.raises(Exception, match="thinking") as caught:
         ask(None, chain=chain)
-    assert "proposer.thinking" in told(caught.value, "ollama:some-model")
+    assert "proposer.thinking" in described(caught.value, "ollama:some-model")
     server.status, server.structured = 200, STRUCTURED
     assert ask(None, chain=chain).candidates == STRUCTURED["prompts"]
 
@@ -384,7 +384,7 @@ def test_a_server_that_is_not_ollama_is_named(status, text):
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     assert "does not answer as Ollama" in checked(server)
-    line = told(failure(make("ollama:some-model", base_url=server.url)), "ollama:some-model", base_url=server.url)
+    line = described(failure(make("ollama:some-model", base_url=server.url)), "ollama:some-model", base_url=server.url)
     assert "does not answer as Ollama" in line or (status, text) == (200, '{"a": 1}')
     assert "pull" not in line
     server.shutdown()
@@ -750,3 +750,8 @@ class TestEmbedded:
             "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_address_for_a_model_in_this_process_is_refused():
+    with pytest.raises(UserError, match=r"proposer.base_url has no effect"):
+        make_model(ProposerSettings(model="embedded", base_url="http://127.0.0.1:1/v1"))

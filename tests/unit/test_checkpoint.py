@@ -1,5 +1,7 @@
 """Checkpoints: all of a run comes back, and a damaged file is one line."""
 
+import json
+
 import pytest
 import torch
 from conftest import make_settings
@@ -148,10 +150,37 @@ def test_a_damaged_checkpoint_is_refused(saved, fruit, keep):
     refusal(folder, fruit)
 
 
-def test_tensors_that_are_no_checkpoint_are_refused(saved, fruit):
+def test_tensors_that_are_not_a_checkpoint_are_refused(saved, fruit):
     from safetensors.torch import save_file
 
     folder, *_ = saved
     for metadata in (None, {"state": "{}"}, {"state": "no JSON"}, {"other": "{}"}):
         save_file({"prompt_init": torch.zeros(2)}, folder / FILE, metadata)
         refusal(folder, fruit)
+
+
+CHANGES = {
+    "offset below zero": lambda plain, _: plain["offsets"].update({"history.jsonl": -5}),
+    "offset in words": lambda plain, _: plain["offsets"].update({"record.jsonl": "12"}),
+    "offsets in a list": lambda plain, _: plain.update(offsets=[1, 2]),
+    "lanes of numbers": lambda plain, _: plain.update(lanes=[7]),
+    "development result with more": lambda plain, _: plain["dev"].update(more=1),
+    "no trajectory": lambda plain, _: plain.pop("trajectory"),
+    "pool of nothing": lambda plain, _: plain.update(pool=[None]),
+    "generator cut": lambda _, tensors: tensors.update(prompt_init=tensors["prompt_init"][:5].contiguous()),
+    "lane without its prompt": lambda _, tensors: tensors.pop("lane.0.prompt"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_with_other_content_says_what_to_do(saved, fruit, change):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    folder, *_ = saved
+    with safe_open(folder / FILE, "pt") as file:
+        plain, tensors = json.loads(file.metadata()["state"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    CHANGES[change](plain, tensors)
+    save_file(tensors, folder / FILE, {"state": json.dumps(plain)})
+    with pytest.raises(UserError, match=r"is damaged, or saved by another version of Tandem .*; put a copy of it back"):
+        load_checkpoint(folder, SETTINGS, make_init(fruit), CPU)

@@ -181,7 +181,7 @@ def refused(backbone, example):
     return str(caught.value)
 
 
-def test_a_file_that_is_no_image_is_refused_by_name(clip_folder, tmp_path):
+def test_a_file_that_is_not_an_image_is_refused_by_name(clip_folder, tmp_path):
     backbone = open_model(clip_folder)
     whole = encoded(noise_picture(2, (64, 64)))
     for name, content in (("text.png", b"no image"), ("cut.png", whole[:300]), ("empty.png", b"")):

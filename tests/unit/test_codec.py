@@ -133,7 +133,7 @@ def test_any_value_in_a_field(key, value):
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, -1, 2**40])
-def test_an_unknown_version_is_told_apart(version):
+def test_an_unknown_version_is_an_error_of_its_own(version):
     with pytest.raises(UnknownVersion) as caught:
         read({"v": version, "kind": "something", "new": [1, 2]})
     assert caught.value.answer().reason == "version"
@@ -180,7 +180,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("frame", BAD.values(), ids=BAD)
-def test_what_is_no_message_is_malformed(frame):
+def test_what_is_not_a_message_is_malformed(frame):
     with pytest.raises(Malformed):
         decode(frame, LIMIT)
 

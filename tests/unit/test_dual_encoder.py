@@ -102,7 +102,7 @@ def test_a_longer_prompt_in_the_stack_changes_nothing(context, reference, positi
             torch.testing.assert_close(vector, reference(TEXTS[position](prompt, label)), atol=1e-5, rtol=0)
 
 
-def test_prompts_tell_apart(backbone):
+def test_prompts_distinguish(backbone):
     vectors = backbone.class_embeddings(stack(prompts(backbone.vocabulary, SHORT, LONG)))
     assert (vectors[0] - vectors[1]).abs().max() > 0.01
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2, 3), atol=1e-5, rtol=0)
@@ -376,7 +376,7 @@ def test_a_label_without_words_is_refused(tmp_path):
     assert "label '[SEP]' (task.labels)" in refusal(save_tiny(tmp_path / "model"), labels=["apple", "[SEP]"])
 
 
-def test_a_label_beside_which_the_prompt_has_no_room_is_refused(tmp_path):
+def test_a_label_that_leaves_the_prompt_no_room_is_refused(tmp_path):
     path = save_tiny(tmp_path / "model", max_position_embeddings=12)
     line = refusal(path, labels=["apple", "plum pear fig"], prompt=PromptSettings(num_tokens=8))
     assert "label 'plum pear fig' (task.labels) has 3 tokens" in line and "room for 2" in line
@@ -385,7 +385,7 @@ def test_a_label_beside_which_the_prompt_has_no_room_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("example", "what"), [(Example(image=b"x"), "an image"), (Example((("a",), ("b",))), "a choice")]
 )
-def test_examples_that_are_no_texts_are_refused(backbone, example, what):
+def test_examples_that_are_not_texts_are_refused(backbone, example, what):
     with pytest.raises(UserError, match=what):
         backbone.prepare([example], "rows", lambda: None)
 

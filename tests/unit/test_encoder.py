@@ -181,7 +181,7 @@ def test_of_a_pair_the_longer_text_is_cut_and_the_prompt_gets_its_room(small_fol
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, said",
     [
         ({"num_tokens": 63}, "prompt.num_tokens = 63 leave no room for a text"),
         ({"format": "image"}, "reads texts, not images"),
@@ -191,7 +191,7 @@ def test_of_a_pair_the_longer_text_is_cut_and_the_prompt_gets_its_room(small_fol
         ({"folder": "bodyless"}, "lacks weights of its frozen part"),
     ],
 )
-def test_what_cannot_be_an_encoder_is_told_in_a_line(change, told, small_folder, tmp_path):
+def test_what_cannot_be_an_encoder_is_one_line(change, said, small_folder, tmp_path):
     from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
     change, path = dict(change), small_folder("roberta")
@@ -214,7 +214,7 @@ def test_what_cannot_be_an_encoder_is_told_in_a_line(change, told, small_folder,
     with pytest.raises(UserError) as refused:
         load(path, **change)
 
-    assert told in str(refused.value) and "\n" not in str(refused.value)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_rows_are_chunked_by_length_within_a_budget():

@@ -1,12 +1,21 @@
 """A run's folder: claimed once, never overwritten, readable at any moment."""
 
 import json
+import shutil
 
 import pytest
 from conftest import make_settings, run_python
 
 from shared.errors import UserError
-from trainer.runs.directory import RunDirectory, find_run, read_json, read_settings, write_json
+from trainer.runs.directory import (
+    IDENTITY,
+    RunDirectory,
+    find_run,
+    read_json,
+    read_settings,
+    warn_of_versions,
+    write_json,
+)
 
 
 @pytest.fixture
@@ -99,6 +108,25 @@ def test_data_that_changed_since_the_run_began_is_named(settings):
         directory.check_data({"train": "a", "dev": "x", "test": "y"})
 
 
+def test_a_model_that_changed_since_the_run_began_is_named(settings):
+    directory = RunDirectory.create(settings(name="mine"))
+    directory.check_model("a")
+    directory.check_model("a")
+    with pytest.raises(UserError, match="the model is not the one that the run began with"):
+        directory.check_model("b")
+
+
+def test_other_versions_than_those_a_run_began_with_are_said(settings, caplog):
+    directory = RunDirectory.create(settings(name="mine"))
+    warn_of_versions(directory.path)
+    assert not caplog.messages
+    identity = json.loads((directory.path / IDENTITY).read_text())
+    identity["versions"]["torch"] = "1.0.0"
+    directory.write_json(IDENTITY, identity)
+    warn_of_versions(directory.path)
+    assert "torch 1.0.0" in caplog.text and "may differ" in caplog.text
+
+
 def test_a_discarded_run_leaves_nothing_and_latest_points_where_it_did(settings, tmp_path):
     RunDirectory.create(settings(name="first")).discard()
     assert list((tmp_path / "runs").iterdir()) == []
@@ -107,6 +135,13 @@ def test_a_discarded_run_leaves_nothing_and_latest_points_where_it_did(settings,
     RunDirectory.create(settings(name="bad")).discard()
     assert everything(tmp_path) == before
     assert (tmp_path / "runs" / "latest").resolve().name == "kept"
+
+
+def test_a_run_that_somebody_removed_is_discarded_all_the_same(settings, tmp_path):
+    directory = RunDirectory.create(settings(name="mine"))
+    shutil.rmtree(directory.path)
+    directory.discard()
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_a_discarded_run_leaves_latest_to_a_run_that_began_since(settings, tmp_path):

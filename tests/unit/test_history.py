@@ -19,7 +19,7 @@ LOSS = st.floats(0.1, 3)
 @st.composite
 def events(draw, begin=0):
     """What a run may write, from lane-steps `begin` on."""
-    step, clock, told = begin, 1000.0, []
+    step, clock, events = begin, 1000.0, []
     for number in range(draw(st.integers(1, 12))):
         clock += 1
         kind = draw(st.sampled_from(["step", "evaluation", "digest", "proposal", "candidates", "trial", "outcome"]))
@@ -41,12 +41,12 @@ def events(draw, begin=0):
             values = {"lane": number, "words": draw(WORDS)}
         else:
             values = {"words": draw(WORDS), "outcome": draw(st.sampled_from(["adopted", "late"])), "gain": 0.5}
-        told.append({"kind": kind, "time": clock, "step": step, **values})
-    return told
+        events.append({"kind": kind, "time": clock, "step": step, **values})
+    return events
 
 
-def lines(told):
-    return [json.dumps(event, ensure_ascii=False) + "\n" for event in told]
+def lines(events):
+    return [json.dumps(event, ensure_ascii=False) + "\n" for event in events]
 
 
 def folded(*parts):
@@ -62,34 +62,34 @@ STARTED = {"kind": "started", "step": 0, "time": 999.0, "budget": 100}
 
 
 @given(events())
-def test_every_event_that_a_run_writes_is_in_the_view(told):
-    view = History().feed(lines([STARTED, *told]))
+def test_every_event_that_a_run_writes_is_in_the_view(events):
+    view = History().feed(lines([STARTED, *events]))
     assert not view.unreadable
     assert view.started.budget == 100
-    assert view.lane_steps == told[-1]["step"]
-    assert view.time == told[-1]["time"]
-    assert list(view.steps.step) == [event["step"] for event in told if event["kind"] == "step"]
-    assert len(view.digests) == sum(event["kind"] == "digest" for event in told)
-    assert len(view.proposals) == sum(event["kind"] == "proposal" for event in told)
+    assert view.lane_steps == events[-1]["step"]
+    assert view.time == events[-1]["time"]
+    assert list(view.steps.step) == [event["step"] for event in events if event["kind"] == "step"]
+    assert len(view.digests) == sum(event["kind"] == "digest" for event in events)
+    assert len(view.proposals) == sum(event["kind"] == "proposal" for event in events)
     assert {one.words for one in view.scored} == {
-        one["words"] for event in told if event["kind"] == "candidates" for one in event["scored"]
+        one["words"] for event in events if event["kind"] == "candidates" for one in event["scored"]
     }
     assert {event.words for event in view.outcomes.values()} == {
-        event["words"] for event in told if event["kind"] == "outcome"
+        event["words"] for event in events if event["kind"] == "outcome"
     }
 
 
 @given(events(), st.data())
-def test_it_does_not_matter_how_the_lines_are_cut_into_calls(told, data):
-    whole = lines([STARTED, *told])
+def test_it_does_not_matter_how_the_lines_are_cut_into_calls(events, data):
+    whole = lines([STARTED, *events])
     at = data.draw(st.integers(0, len(whole)))
     assert folded(whole[:at], whole[at:]) == folded(whole)
 
 
 @given(events(), st.data())
-def test_repeated_lines_change_nothing(told, data):
-    whole = lines([STARTED, *told])
-    at = data.draw(st.integers(1, len(told)))
+def test_repeated_lines_change_nothing(events, data):
+    whole = lines([STARTED, *events])
+    at = data.draw(st.integers(1, len(events)))
     once = folded(whole)
     assert folded(whole, whole) == once
     twice = folded(whole[: at + 1], whole[at:])
@@ -99,11 +99,11 @@ def test_repeated_lines_change_nothing(told, data):
 
 
 @given(events(), st.data())
-def test_a_line_torn_by_a_kill_costs_only_itself(told, data):
-    whole = lines([STARTED, *told])
-    at = data.draw(st.integers(1, len(told)))
+def test_a_line_torn_by_a_kill_costs_only_itself(events, data):
+    whole = lines([STARTED, *events])
+    at = data.draw(st.integers(1, len(events)))
     torn = whole[at][: data.draw(st.integers(1, len(whole[at]) - 2))]
-    after = lines([{"kind": "resumed", "step": told[at - 1]["step"], "time": 5000.0}])
+    after = lines([{"kind": "resumed", "step": events[at - 1]["step"], "time": 5000.0}])
     rest = whole[at + 1 :]
     assert folded(whole[:at], [torn + after[0]], rest) == folded(whole[:at], after, rest)
     assert folded(whole[:at], [torn + "\n"], whole[at:]) == folded(whole)
@@ -153,14 +153,14 @@ def test_a_missing_or_infinite_loss_is_kept_as_a_gap():
 
 
 def test_time_between_processes_does_not_count():
-    told = [
+    events = [
         {"kind": "started", "step": 0, "time": 100.0},
         {"kind": "step", "step": 1, "time": 102.0, "lanes": [0]},
         {"kind": "stopped", "step": 1, "time": 102.5},
         {"kind": "resumed", "step": 1, "time": 900.0},
         {"kind": "step", "step": 2, "time": 903.0, "lanes": [0]},
     ]
-    assert list(History().feed(lines(told)).steps.seconds) == [2.0, 3.0]
+    assert list(History().feed(lines(events)).steps.seconds) == [2.0, 3.0]
 
 
 def test_the_follower_reads_on_and_starts_over_where_the_file_was_cut(tmp_path):
@@ -186,17 +186,17 @@ def test_the_follower_reads_on_and_starts_over_where_the_file_was_cut(tmp_path):
     assert follower.view.lane_steps == 3
 
 
-def run_directory(path, *told, summary=None, **config):
+def run_directory(path, *events, summary=None, **config):
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps({"steps": 10, "metrics": {"stale_seconds": 60}, **config}))
-    (path / "history.jsonl").write_text("".join(lines(told)))
+    (path / "history.jsonl").write_text("".join(lines(events)))
     if summary is not None:
         (path / "summary.json").write_text(json.dumps(summary))
     return path
 
 
 @pytest.mark.parametrize(
-    ("told", "summary", "state"),
+    ("events", "summary", "state"),
     [
         ([STARTED], None, "running"),
         ([STARTED, {"kind": "stopped", "step": 3}], None, "stopped"),
@@ -205,8 +205,8 @@ def run_directory(path, *told, summary=None, **config):
         ([], {"steps": 3}, "finished"),
     ],
 )
-def test_the_state_of_a_run(tmp_path, told, summary, state):
-    run = Run(run_directory(tmp_path / "run", *told, summary=summary))
+def test_the_state_of_a_run(tmp_path, events, summary, state):
+    run = Run(run_directory(tmp_path / "run", *events, summary=summary))
     assert run.state() == state
     late = run.state(now=run._newest() + 61)
     assert late == ("stale" if state == "running" else state)
@@ -224,11 +224,11 @@ def test_runs_are_found_in_a_folder_and_its_folders(tmp_path):
 def test_a_real_run_is_read_without_loss(finished):
     folder, _ = finished
     run = Run(folder)
-    told = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     view = run.view
     assert not view.unreadable
     assert view.lane_steps == run.summary["steps"] == 24
-    assert len(view.steps.step) == sum(event["kind"] == "step" for event in told)
+    assert len(view.steps.step) == sum(event["kind"] == "step" for event in events)
     assert len(view.scored) == run.summary["proposals"]["scored"]
     assert len(view.trials) == run.summary["proposals"]["trials"]
 

@@ -138,6 +138,8 @@ def single_quotes(phrases):
     return "[" + ", ".join(f"'{phrase}'" for phrase in phrases) + "]"
 
 
+ORDINALS = ["First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth"]
+HAN = "一二三四五六七八"
 LISTED = "1. not this one\n2. nor that\n"
 
 FORMS = {
@@ -218,6 +220,49 @@ FORMS = {
     "DSPy, a section each": lambda phrases: numbered(phrases, "[[ ## prompt_{} ## ]]\n{}\n"),
     "quoted lines": lambda phrases: f"These may work better.\n{each('“{}”,')(phrases)}",
     "lines alone": each("{}"),
+    "Arabic digits": lambda phrases: (
+        numbered(phrases, "{}. {}").translate({48 + n: 0x660 + n for n in range(10)})
+        if not any(map(str.isdecimal, "".join(phrases)))
+        else numbered(phrases)
+    ),
+    "hash and number": lambda phrases: numbered(phrases, "#{}: {}"),
+    "No. and number": lambda phrases: numbered(phrases, "No. {}: {}"),
+    "any word and number": lambda phrases: numbered(phrases, "Variant {}: {}"),
+    "number and bar": lambda phrases: numbered(phrases, "{} | {}"),
+    "escaped numbers": lambda phrases: numbered(phrases, "{}\\. {}"),
+    "words for numbers": lambda phrases: "\n".join(
+        f"{word}: {text}" for word, text in zip(ORDINALS, phrases, strict=False)
+    ),
+    "Chinese numbers": lambda phrases: "\n".join(f"{sign}、{text}" for sign, text in zip(HAN, phrases, strict=False)),
+    "option letters": lambda phrases: "\n".join(
+        f"Option {letter}: {text}" for letter, text in zip("ABCDEFGH", phrases, strict=False)
+    ),
+    "emoji": each("\u2705 {}"),
+    "pointing hands": lambda phrases: f"These may work better!\n\n{each('👉 {}')(phrases)}\n\nGood luck.",
+    "check boxes": each("- [ ] {}"),
+    "LaTeX": lambda phrases: "\n".join(["\\begin{itemize}", *(f"\\item {text}" for text in phrases), "\\end{itemize}"]),
+    "YAML": lambda phrases: f"prompts:\n{each('  - {}')(phrases)}",
+    "YAML keys": lambda phrases: numbered(phrases, "prompt_{}: {}"),
+    "YAML objects": each('- text: "{}"\n  loss: 0.5'),
+    "tags with attributes": lambda phrases: numbered(phrases, '<prompt id="{}" lang="en">{}</prompt>'),
+    "HTML": lambda phrases: '<ol class="x">' + "".join(f"<li><b>{text}</b></li>" for text in phrases) + "</ol>",
+    "CDATA": each("<prompt><![CDATA[{}]]></prompt>"),
+    "fence with a title": lambda phrases: f'```json title="prompts.json"\n{json.dumps(phrases)}\n```',
+    "JSON with comments at the end": lambda phrases: (
+        "[/* short */\n" + ",\n".join(map(json.dumps, phrases)) + " # x\n]"
+    ),
+    "list in backticks": lambda phrases: "[" + ", ".join(f"`{phrase}`" for phrase in phrases) + "]",
+    "dictionary by number": lambda phrases: repr(dict(enumerate(phrases, 1))),
+    "tuple": lambda phrases: repr(tuple(phrases)),
+    "quoted on one line": lambda phrases: ", ".join(map(json.dumps, phrases)),
+    "quoted with semicolons": lambda phrases: "; ".join(f'"{phrase}"' for phrase in phrases),
+    "one line behind a word": lambda phrases: "Sure: " + numbered(phrases).replace("\n", " "),
+    "one line in brackets": lambda phrases: numbered(phrases, "({}) {}").replace("\n", " "),
+    "bold rows with losses": each("**Loss:** 0.41 **Phrase:** {}"),
+    "rows with equals signs": each("loss=0.41, prompt={}"),
+    "corner brackets": each("「{}」"),
+    "low quotes": lambda phrases: numbered(phrases, "{}. „{}“"),
+    "carriage returns": lambda phrases: numbered(phrases).replace("\n", "\r\n"),
 }
 
 THOUGHTS = {
@@ -395,6 +440,16 @@ LONG += [
     "\u2460",
     ": [a",
     "\u201c",
+    "[/*",
+    "[`",
+    '", "',
+    "\u2705 ",
+    "(1) ",
+    "1 | ",
+    "<b>",
+    "<![CDATA[",
+    "\\item ",
+    "First: ",
 ]
 
 

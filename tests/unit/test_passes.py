@@ -6,7 +6,7 @@ from autograd import kept_bytes
 from small_decoders import TEXTS, decoder, prepare, prompts, save_small_decoder
 from torch import nn
 
-from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.passes import after_each_chunk, max_pass_positions, run_chunks
 from trainer.backbones.stack import stack
 
 
@@ -64,3 +64,12 @@ def test_a_wider_or_deeper_model_gets_fewer_positions():
         for sizes in ({}, {"num_hidden_layers": 24}, {"hidden_size": 1536})
     )
     assert small == pytest.approx(2 * deep, rel=0.01) == pytest.approx(2 * wide, rel=0.01)
+
+
+def test_each_chunk_of_a_long_pass_is_a_beat():
+    beats = []
+    with after_each_chunk(lambda: beats.append(1)):
+        run_chunks(torch.neg, torch.randn(6, 2).chunk(3))
+        assert len(beats) == 3
+    run_chunks(torch.neg, torch.randn(6, 2).chunk(3))
+    assert len(beats) == 3

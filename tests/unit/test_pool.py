@@ -1,16 +1,14 @@
 """The pool: what a run found is its best lane, or a mean that the development split likes better."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch.nn.functional import cross_entropy, normalize
 
-from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate, paired_t
+from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
 from trainer.search.pool import SIZE, Pool, Snapshot
 
 
@@ -117,27 +115,3 @@ def test_fitness_is_cross_entropy_and_accuracy_of_each_lane():
     for lane, found in zip(logits, evaluate(logits, targets), strict=True):
         assert found.loss == pytest.approx(cross_entropy(lane, targets).item(), abs=1e-6)
         assert found.accuracy == pytest.approx((lane.argmax(-1) == targets).sum().item() / 7)
-
-
-@given(
-    st.integers(2, 12).flatmap(
-        lambda rows: st.lists(
-            st.lists(st.integers(0, 40).map(lambda value: value / 8), min_size=rows, max_size=rows),
-            min_size=2,
-            max_size=4,
-        )
-    )
-)
-def test_the_advantage_of_a_candidate_is_the_t_of_a_paired_test(losses):
-    reference, *others = torch.tensor(losses)
-    for found, other in zip(paired_t(reference, torch.stack(others)), others, strict=True):
-        differences = (reference - other).tolist()
-        if len(set(differences)) > 1:
-            assert found == pytest.approx(stats.ttest_rel(reference.numpy(), other.numpy()).statistic, abs=1e-5)
-        else:  # the same on all examples
-            assert found == (differences[0] and math.copysign(math.inf, differences[0]))
-
-
-def test_what_cannot_be_compared_has_no_advantage():
-    assert paired_t(torch.tensor([1.0]), torch.tensor([[0.5]])) == [0.0]
-    assert paired_t(torch.ones(3), torch.tensor([[0.5, math.nan, 0.4], [0.5, math.inf, 0.3]])) == [0.0, 0.0]

@@ -6,8 +6,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import follow_readme, run_process, run_program
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import trainer
 from shared.errors import UserError
@@ -49,7 +50,7 @@ def test_plain_cases_are_right(classifier):
     assert classifier.predict([]) == []
 
 
-def test_the_lines_beside_the_result_label_as_it_does_without_tandem(finished, classifier):
+def test_the_lines_next_to_the_result_label_as_it_does_without_tandem(finished, classifier):
     said = follow_readme(finished[0] / "best", '["a text"]', repr(TEXTS))
     assert said == str([prediction.label for prediction in classifier.predict(TEXTS)])
 
@@ -161,7 +162,7 @@ def test_a_file_that_cannot_be_read_is_refused(quick, tmp_path):
         assert str(tmp_path) in quick("--file", tmp_path / name).refused()
 
 
-def test_text_that_is_no_unicode_is_refused(quick):
+def test_text_that_is_not_unicode_is_refused(quick):
     assert "EXAMPLE" in quick("caf\udce9").refused()  # how Python hands over a byte that is not UTF-8
 
 
@@ -179,6 +180,29 @@ def test_no_such_run_is_refused(tmp_path, monkeypatch):
 def test_an_unfinished_run_is_refused(finished, tmp_path):
     shutil.copy(finished[0] / "config.json", tmp_path)
     assert "no result yet" in run_program(main, tmp_path, "a text").refused()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda best, _: best["labels"].pop(), "do not fit 2 labels"),
+        (lambda best, _: best["labels"].append("more"), "do not fit 4 labels"),
+        (lambda _, tensors: tensors.update(class_embeddings=tensors["class_embeddings"] * torch.nan), "do not fit"),
+        (lambda _, tensors: tensors.update({"prompt.0": tensors["prompt.0"][:, :7].contiguous()}), "do not fit"),
+        (lambda best, _: best.update(model="of another"), "its model is not the one that it was tuned for"),
+    ],
+)
+def test_a_result_that_does_not_fit_its_model_is_refused(finished, tmp_path, change, said):
+    folder = copied(finished[0], tmp_path)
+    best, tensors = json.loads((folder / "best/best.json").read_text()), load_file(folder / "best/best.safetensors")
+    change(best, tensors)
+    (folder / "best/best.json").write_text(json.dumps(best))
+    save_file(tensors, folder / "best/best.safetensors")
+    assert said in run_program(main, folder, "a text").refused()
+
+
+def copied(folder, root):
+    return shutil.copytree(folder, root / "copy")
 
 
 @pytest.mark.parametrize("name", ["best.json", "best.safetensors"])

@@ -46,12 +46,12 @@ OUTCOMES = [
 ]
 
 
-def test_instruct_tells_what_the_gradients_did():
+def test_instruct_says_what_the_gradients_did():
     text = write("instruct", LATE, OUTCOMES)
-    for told in ("Sort news.", "world, sports", "exactly 5 new prompts", "at most 8 tokens", "after 200 of 400 steps"):
-        assert told in text
-    for told in ("a: toward report, press", "a plateau", "a press report: adopted", "gain +0.050", "gain -0.020"):
-        assert told in text
+    for words in ("Sort news.", "world, sports", "exactly 5 new prompts", "at most 8 tokens", "after 200 of 400 steps"):
+        assert words in text
+    for words in ("a: toward report, press", "a plateau", "a press report: adopted", "gain +0.050", "gain -0.020"):
+        assert words in text
     worst_first = [text.index(f"step {step}: ") for step in (0, 200, 100)]
     assert worst_first == sorted(worst_first)
     assert text.index("- a text about (loss 1.000") < text.index("- a report of (loss 0.600")
@@ -73,7 +73,7 @@ def test_continue_ends_where_a_better_phrase_follows():
 
 
 @pytest.mark.parametrize("kind", ["instruct", "continue"])
-def test_the_first_request_has_little_to_tell(kind):
+def test_the_first_request_has_little_to_say(kind):
     for digest in (EARLY, EARLY.model_copy(update={"best": []})):
         text = write(kind, digest, [])
         assert "Sort news." in text

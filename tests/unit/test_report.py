@@ -2,14 +2,16 @@
 
 import html
 import re
+from html.parser import HTMLParser
 
 import pytest
 from conftest import run_program
 from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import HOSTILE, compared, event, make_run, summary, told
+from report_runs import HOSTILE, RARE_EVENTS, compared, event, make_run, run_events, summary
 
-from trainer.report.comparison import T95, arms, interval
+from shared.settings import Settings
+from trainer.report.comparison import T95, arms, differences_chart, interval, scores_chart
 from trainer.report.facts import candidates, command, costs, tiles
 from trainer.report.live import LivePage
 from trainer.report.page import render, write_report
@@ -22,8 +24,8 @@ def words_of(page):
     return " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)).split())
 
 
-def test_a_finished_run_is_told_in_the_order_of_the_questions(tmp_path):
-    page = write_report(make_run(tmp_path / "run", told(), summary(), baseline=True)).read_text()
+def test_a_finished_run_is_shown_in_the_order_of_the_questions(tmp_path):
+    page = write_report(make_run(tmp_path / "run", run_events(), summary(), baseline=True)).read_text()
     headings = re.findall(r"<h[12]>(.*?)</h", page)
     assert headings == [
         "run",
@@ -45,13 +47,13 @@ def test_a_finished_run_is_told_in_the_order_of_the_questions(tmp_path):
 
 
 def test_candidates_say_their_fate_and_those_tried_come_first(tmp_path):
-    rows = candidates(Run(make_run(tmp_path / "run", told())))
+    rows = candidates(Run(make_run(tmp_path / "run", run_events())))
     assert [row.outcome for row in rows] == ["adopted", "dropped", "waiting", "outscored", "duplicate"]
     assert rows[0].gain == 0.15
 
 
 def test_costs_count_the_lane_steps_of_lanes_that_were_dropped(tmp_path):
-    rows = dict(costs(Run(make_run(tmp_path / "run", told()))))
+    rows = dict(costs(Run(make_run(tmp_path / "run", run_events()))))
     assert rows["lane-steps on lanes that were not adopted"] == "10 of 50 (20%)"
     assert rows["scoring"] == "4 candidates in 0.2 s"
     assert rows["tokens"] == "100 in, 50 out"
@@ -59,13 +61,13 @@ def test_costs_count_the_lane_steps_of_lanes_that_were_dropped(tmp_path):
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 10, 24, 28, 35])
 def test_a_run_that_is_not_finished_is_not_blank(tmp_path, cut):
-    page = words_of(render([Run(make_run(tmp_path / "run", told()[:cut]))]))
+    page = words_of(render([Run(make_run(tmp_path / "run", run_events()[:cut]))]))
     assert "of 60 lane-steps" in page
     assert "Development loss" in page
 
 
 def test_a_stopped_run_says_where_it_stopped(tmp_path):
-    run = Run(make_run(tmp_path / "run", [*told(), event("stopped", 50)]))
+    run = Run(make_run(tmp_path / "run", [*run_events(), event("stopped", 50)]))
     assert "stopped at 50 of 60 lane-steps" in words_of(render([run]))
 
 
@@ -76,7 +78,7 @@ def test_a_directory_without_anything_but_a_history_has_a_report(tmp_path):
 
 def test_text_from_elsewhere_stays_text(tmp_path):
     config = {"task": {"description": HOSTILE, "labels": {HOSTILE: HOSTILE}}, "prompt": {"words": HOSTILE}}
-    run = Run(make_run(tmp_path / "run", told(HOSTILE), summary(HOSTILE), **config))
+    run = Run(make_run(tmp_path / "run", run_events(HOSTILE), summary(HOSTILE), **config))
     page = render([run])
     assert "<img" not in page
     assert "<script" not in page
@@ -85,6 +87,45 @@ def test_text_from_elsewhere_stays_text(tmp_path):
     assert "⟨U+0007⟩" in page
     assert "{{7*7}}" in words_of(page)
     assert "<img" not in render([run, run])
+
+
+def hostile(value):
+    """`value` with every text and every key in it replaced."""
+    match value:
+        case str():
+            return HOSTILE
+        case list():
+            return [hostile(one) for one in value]
+        case dict():
+            return {key: hostile(one) for key, one in value.items()} | {HOSTILE: HOSTILE}
+    return value
+
+
+def test_hostile_text_in_every_field_of_every_file_makes_no_element(tmp_path):
+    events = [{**hostile(one), "kind": one["kind"]} for one in [*run_events(), *RARE_EVENTS]]
+    settings = hostile(Settings().model_dump(mode="json"))
+    run = Run(make_run(tmp_path / "run", events, hostile(summary()), **settings))
+    plain = Run(make_run(tmp_path / "plain", run_events(), summary()))
+    for page, calm in ((render([run]), render([plain])), (render([run, run]), render([plain, plain]))):
+        assert elements(page) <= elements(calm) | {"li", "ul", "small"}
+        assert not [char for char in page if not char.isprintable() and char not in "\n"]
+        assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def elements(page):
+    """Kinds of elements, and of attributes, that a page has."""
+    found = ElementFinder()
+    found.feed(page)
+    return found.kinds
+
+
+class ElementFinder(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.kinds = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.kinds |= {tag, *(f"{tag} {name}" for name, _ in attrs if name.startswith("on") or name in ("src", "href"))}
 
 
 @given(st.text())
@@ -117,7 +158,7 @@ def test_nan_is_a_gap(tmp_path):
     dots = [Dot(0, 1.0), Dot(1, float("nan")), Dot(2, 2.0), Dot(3, float("inf")), Dot(4, 1.5), Dot(5, 1.2)]
     chart = line_chart("x", [Series("adopted", dots)], 400, 300, steps=5)
     assert re.sub("[^ML]", "", chart.lines[0].path) == "MMML"
-    assert "nan" not in render([Run(make_run(tmp_path / "run", told(), summary()))]).lower()
+    assert "nan" not in render([Run(make_run(tmp_path / "run", run_events(), summary()))]).lower()
     assert line_chart("x", [Series("adopted", [Dot(0, float("nan"))])], 400, 300, steps=5) is None
 
 
@@ -145,6 +186,21 @@ def test_arms_are_compared_seed_by_seed(tmp_path):
     assert llm.difference.mean == pytest.approx(5.0)
     assert llm.difference.half == pytest.approx(0.0, abs=1e-9)
     assert llm.total.mean == pytest.approx(68.0)
+    assert llm.differences == {seed: pytest.approx(5.0) for seed in range(1, 6)}
+    assert differences_chart([plain], 900) is None
+    chart = differences_chart([plain, llm], 900)
+    (row,) = chart.rows
+    assert row.name == "llm" and row.mean > chart.zero
+    assert [title for _, title in row.dots] == [f"seed {seed}: +5.0" for seed in range(1, 6)]
+    assert [row.name for row in scores_chart([plain, llm], 900).rows] == ["plain", "llm"]
+
+
+@pytest.mark.parametrize("other", ["plain-lr0.001", "head"])
+def test_of_several_arms_of_plain_tuning_the_one_named_plain_is_compared_with(tmp_path, other):
+    for arm in (other, "plain"):
+        make_run(tmp_path / f"{arm}-s1", run_events(), summary(), restarts={"policy": "none"})
+    runs = [Run(tmp_path / f"{arm}-s1") for arm in (other, "plain")]
+    assert [arm.name for arm in arms(runs)] == ["plain", other]
 
 
 def program(*arguments):
@@ -166,7 +222,7 @@ def test_the_program_writes_a_report_of_a_run_or_of_a_folder_of_runs(tmp_path):
 
 
 def test_the_program_refuses_in_one_line(tmp_path):
-    run = make_run(tmp_path / "run", told())
+    run = make_run(tmp_path / "run", run_events())
     (tmp_path / "empty").mkdir()
     assert "no run 'nowhere'" in program("nowhere").refused()
     assert "history.jsonl" in program(tmp_path / "empty").refused()
@@ -203,7 +259,7 @@ HOST = {"Host": "localhost:5000"}
 
 
 def test_the_live_page_renders_once_for_all_and_again_when_there_is_news(tmp_path):
-    folder, clock = make_run(tmp_path / "run", told()[:20]), Clock()
+    folder, clock = make_run(tmp_path / "run", run_events()[:20]), Clock()
     page = LivePage(folder, "127.0.0.1", clock)
     first = page.respond("/data", HOST)
     for _ in range(20):
@@ -224,7 +280,7 @@ def test_the_live_page_renders_once_for_all_and_again_when_there_is_news(tmp_pat
     "host", ["", "evil.example", "evil.example:5000", "127.0.0.1.evil.example", "localhost.evil:1"]
 )
 def test_a_foreign_host_name_is_refused(tmp_path, host):
-    page = LivePage(make_run(tmp_path / "run", told()), "127.0.0.1")
+    page = LivePage(make_run(tmp_path / "run", run_events()), "127.0.0.1")
     answer = page.respond("/data", {"Host": host})
     assert answer.status == 403
     assert b"section" not in answer.body
@@ -232,14 +288,14 @@ def test_a_foreign_host_name_is_refused(tmp_path, host):
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:5000", "[::1]:5000", "[::1]", "192.168.1.7:80", "GPU-box:1"])
 def test_addresses_and_the_servers_own_name_are_served(tmp_path, host):
-    answer = LivePage(make_run(tmp_path / "run", told()), "gpu-box").respond("/", {"Host": host})
+    answer = LivePage(make_run(tmp_path / "run", run_events()), "gpu-box").respond("/", {"Host": host})
     assert answer.status == 200
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
 def test_other_paths_are_left_to_the_server(tmp_path):
-    assert LivePage(make_run(tmp_path / "run", told()), "localhost").respond("/metrics", HOST) is None
+    assert LivePage(make_run(tmp_path / "run", run_events()), "localhost").respond("/metrics", HOST) is None
 
 
 JSON = st.recursive(
@@ -254,6 +310,6 @@ SUMMARY_KEYS = ["dev", "test", "measure", "others", "members", "lineage", "resul
 @given(st.dictionaries(st.sampled_from(CONFIG_KEYS), JSON), st.dictionaries(st.sampled_from(SUMMARY_KEYS), JSON))
 def test_files_that_another_program_changed_break_no_page(tmp_path_factory, config, found):
     folder = tmp_path_factory.mktemp("odd")
-    run = Run(make_run(folder / "run", told()[:4], found, **config))
+    run = Run(make_run(folder / "run", run_events()[:4], found, **config))
     assert "Development loss" in render([run])
     assert "compared" in render([run, run])

@@ -1,4 +1,4 @@
-"""Budgets told in epochs, and the learning rate over the budget."""
+"""Budgets given in epochs, and the learning rate over the budget."""
 
 import pytest
 from conftest import make_settings

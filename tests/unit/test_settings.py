@@ -270,7 +270,7 @@ def test_the_blame_goes_to_the_layer_that_set_the_value(toml, monkeypatch):
     assert resolve(mine, "--steps", "6").steps == 6  # what is covered does no harm
 
 
-def test_several_faults_are_all_told(toml):
+def test_several_faults_are_all_named(toml):
     line = refusal(toml("steps = 0\nseed = -1\n[task]\nshots = 0\n"))
     assert all(key in line for key in ("steps", "seed", "task.shots"))
 
@@ -285,13 +285,13 @@ def test_a_switch_takes_yes_and_no_but_nothing_else(monkeypatch):
     assert "average" in refusal("demo") and "the environment" in refusal("demo")
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_refused(tmp_path):
     path = tmp_path / "bytes.toml"
     path.write_bytes(b"\xff\xfe\x00")
     assert str(path) in refusal(str(path))
 
 
-def test_an_unknown_recipe_is_told_the_others():
+def test_an_unknown_recipe_is_answered_with_the_known_ones():
     line = refusal("nosuch")
     assert "nosuch" in line and "demo" in line and "agnews" in line
 
@@ -545,7 +545,7 @@ BAD_COMMANDS = {
     "option without its value": (["demo", "--steps"], {}, "--steps"),
     "wrong value": (["demo", "--steps", "0"], {}, "steps"),
     "unknown name in the environment": (["demo"], {"TANDEM_STEPZ": "3"}, "TANDEM_STEPZ"),
-    "file that is no TOML": (["broken.toml"], {}, "broken.toml"),
+    "file that is not TOML": (["broken.toml"], {}, "broken.toml"),
     "resume of no run": (["--resume", "nosuch"], {}, "nosuch"),
     "replay of no run": (["--replay", "nosuch"], {}, "nosuch"),
     "line break in an option": (["demo", "--oh\nno"], {}, "no"),
@@ -570,13 +570,13 @@ def test_help_explains_every_setting(tmp_path):
 
     done = run_process("trainer", "--help", cwd=tmp_path)
     assert done.status == 0
-    told = " ".join(done.out.split())
+    shown = " ".join(done.out.split())
     for name, field in Settings.model_fields.items():
         inner = getattr(field.annotation, "model_fields", None)
         for key, one in (inner or {name: field}).items():
             if name != "recipe":
-                assert f"--{name}.{key}" in told or f"--{name}" in told
-            assert " ".join(one.description.split())[:25] in told, (name, key)
+                assert f"--{name}.{key}" in shown or f"--{name}" in shown
+            assert " ".join(one.description.split())[:25] in shown, (name, key)
 
 
 def test_list_names_the_recipes(tmp_path):

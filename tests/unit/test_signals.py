@@ -37,7 +37,7 @@ def test_long_work_that_changes_nothing_is_broken_off(signals):
             done.append("begun")
             signals.send()
             done.append("finished")
-        signals.send()  # held again, and told before: what follows is not torn either
+        signals.send()  # deferred again before it is raised: what follows is not torn either
         done.append("saved")
     assert done == ["begun", "saved"]
 

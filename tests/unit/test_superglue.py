@@ -138,8 +138,8 @@ def test_wsc_marks_both_spans_and_says_the_reading():
 
 def test_slips_of_wsc_are_read_as_they_are_meant():
     task = load(real("superglue/WSC"), "wsc")
-    beside, _ = find(task, span1_text="safe", idx="42")  # the index is that of `use`
-    assert beside.choices[0][0].endswith("might want to use #it# , but really for now, what more could they wish for?")
+    other, _ = find(task, span1_text="safe", idx="42")  # the index is that of `use`
+    assert other.choices[0][0].endswith("might want to use #it# , but really for now, what more could they wish for?")
     broken = [example for example, _ in pairs(task.train, task.dev) if "\n" in example.columns["span1_text"]]
     assert broken and all("*willow-towered Canopy Huntertropic wrestles*" in one.choices[0][0] for one in broken)
     council = [example for example, _ in pairs(task.train, task.dev) if "city councilmen" in example.choices[0][0]]

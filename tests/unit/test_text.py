@@ -74,7 +74,7 @@ def test_log_lines_and_tracebacks_never_steer_a_terminal(capsys):
         try:
             raise ValueError(HOSTILE)
         except ValueError:
-            log.info("told %s at http://me:pw@host", HOSTILE)
+            log.info("read %s at http://me:pw@host", HOSTILE)
             log.warning("went wrong", exc_info=True)
             log.exception("went wrong")
     finally:

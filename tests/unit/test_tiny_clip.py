@@ -1,4 +1,4 @@
-"""A small CLIP trained here: it knows what it was told, and prompts teach it what it was not."""
+"""A small CLIP trained here: it knows what captions say, and prompts teach it what they leave out."""
 
 import json
 import re
@@ -85,14 +85,14 @@ def tune(context, *starts, steps=60):
     return [lane.prompt.detach() for lane in lanes]
 
 
-def test_names_alone_sort_what_the_captions_told(tiny):
+def test_names_alone_sort_what_the_captions_say(tiny):
     context = tiny("colours")
     assert context.task.labels == ["blue", "cyan", "green", "orange", "pink", "purple", "red", "yellow"]
     (dealt,) = score(context, "test", words(context, "a picture of a"))
     assert dealt.accuracy > 0.6  # by chance 0.125
 
 
-def test_a_tuned_prompt_sorts_what_no_caption_told(tiny):
+def test_a_tuned_prompt_sorts_what_no_caption_says(tiny):
     context = tiny("warmth")
     start = words(context, "a picture of a")
     (before,), (after,) = score(context, "test", start), score(context, "test", *tune(context, start))
@@ -115,7 +115,7 @@ def test_every_word_of_the_captions_is_one_token(tiny):
     assert vocabulary.decode(vocabulary.encode("quixotic jazz", 99)) == "quixotic jazz"
 
 
-def test_captions_tell_the_truth_and_never_the_hidden_labels():
+def test_captions_are_true_and_never_name_the_hidden_labels():
     draw = Random(5)
     for _ in range(500):
         scene = random_scene(draw)
@@ -187,7 +187,7 @@ def test_a_run_labels_image_files_as_its_summary_says(made, finished):
     assert "nowhere.png" in run_program(predict.main, finished, "nowhere.png").refused()
 
 
-def test_the_lines_beside_the_result_label_as_it_does(made, finished):
+def test_the_lines_next_to_the_result_label_as_it_does(made, finished):
     file = sorted((made[0] / "warmth" / "test" / "warm").iterdir())[0]
     said = follow_readme(finished / "best", "image.jpg", str(file))
     assert said == str([trainer.load(str(finished)).predict([file])[0].label])

@@ -74,12 +74,12 @@ def test_a_plateau_is_where_the_development_loss_no_longer_improves(fruit, losse
     mark(trajectory, fruit, losses)
     trajectory.step(1.0)
     assert trajectory.is_plateau(patience) == (since >= max(1, patience))
-    told = digest(trajectory, fruit, torch.zeros(2, 6), settings=settings).slope
-    assert told.plateau == (since >= max(1, patience))
-    assert Trajectory.from_state_dict(trajectory.state_dict()).is_plateau(patience) == told.plateau
+    made = digest(trajectory, fruit, torch.zeros(2, 6), settings=settings).slope
+    assert made.plateau == (since >= max(1, patience))
+    assert Trajectory.from_state_dict(trajectory.state_dict()).is_plateau(patience) == made.plateau
 
 
-def test_a_point_tells_the_words_how_near_they_are_and_the_mean_loss_since_the_last(fruit):
+def test_a_point_has_the_words_how_near_they_are_and_the_mean_loss_since_the_last(fruit):
     trajectory = Trajectory()
     mark(trajectory, fruit, [1.0])
     assert trajectory.points[0].words == "kiwi fig"
@@ -126,26 +126,26 @@ def test_a_digest_says_where_the_gradient_pushes(fruit):
     for loss in (1.0, 0.75):
         trajectory.step(loss)
     gradient = torch.stack([-fruit.embed("plum", 1)[0], torch.full((6,), 2.0)])
-    told = digest(trajectory, fruit, gradient, lane_steps=2)
-    assert [(push.position, push.word) for push in told.substitutions] == [(0, "kiwi"), (1, "fig")]
-    assert [push.replacements for push in told.substitutions] == fruit.hotflip_candidates(
-        gradient, len(told.substitutions[0].replacements)
+    made = digest(trajectory, fruit, gradient, lane_steps=2)
+    assert [(push.position, push.word) for push in made.substitutions] == [(0, "kiwi"), (1, "fig")]
+    assert [push.replacements for push in made.substitutions] == fruit.hotflip_candidates(
+        gradient, len(made.substitutions[0].replacements)
     )
-    assert told.slope.loss_per_step == pytest.approx(-0.25)
-    assert told.slope.gradient_norm == pytest.approx(float(np.linalg.norm(gradient.numpy())), rel=1e-5)
-    assert told.slope.plateau is False
+    assert made.slope.loss_per_step == pytest.approx(-0.25)
+    assert made.slope.gradient_norm == pytest.approx(float(np.linalg.norm(gradient.numpy())), rel=1e-5)
+    assert made.slope.plateau is False
 
 
-def test_a_digest_tells_the_best_prompts_first_and_the_newest_fates(fruit):
+def test_a_digest_has_the_best_prompts_first_and_the_newest_fates(fruit):
     trajectory = Trajectory()
     mark(trajectory, fruit, [1.0])
     for number in range(100):
         trajectory.measure(f"prompt {number}", EvalResult((number * 37) % 100 / 100, 0.5))
         trajectory.outcomes.append(CandidateOutcome(words=f"prompt {number}", outcome="dropped"))
-    told = digest(trajectory, fruit)
-    losses = [entry.loss for entry in told.best]
+    made = digest(trajectory, fruit)
+    losses = [entry.loss for entry in made.best]
     assert losses == sorted(losses) and losses[0] == 0.0 and 1 < len(losses) <= 64
-    assert told.outcomes == trajectory.outcomes[-len(told.outcomes) :] and told.outcomes[-1].words == "prompt 99"
+    assert made.outcomes == trajectory.outcomes[-len(made.outcomes) :] and made.outcomes[-1].words == "prompt 99"
 
 
 def test_a_long_trajectory_is_sampled_with_both_its_ends(fruit):
@@ -167,8 +167,8 @@ def test_a_digest_stays_small_whatever_happened(fruit):
             CandidateOutcome(words=f"{number} " + "y" * 195, outcome="dropped", score=1.0, gain=-0.1)
         )
         trajectory.step(1.0)
-    told = digest(trajectory, fruit, torch.randn(2, 6), lane_steps=2990)
-    assert len(encoded(told)) < 16 * 1024
+    made = digest(trajectory, fruit, torch.randn(2, 6), lane_steps=2990)
+    assert len(encoded(made)) < 16 * 1024
 
 
 def test_the_longest_prompt_still_gives_a_digest():
@@ -181,9 +181,9 @@ def test_the_longest_prompt_still_gives_a_digest():
     words = "characteristically internationalization " * 128
     trajectory = Trajectory()
     mark(trajectory, vocabulary, [1.0, 0.9], words, settings)
-    told = digest(trajectory, vocabulary, torch.randn(256, 6), words=words, settings=settings)
-    assert len(told.substitutions) == 256 and told.trajectory[0].words.startswith("characteristically")
-    assert encoded(told)
+    made = digest(trajectory, vocabulary, torch.randn(256, 6), words=words, settings=settings)
+    assert len(made.substitutions) == 256 and made.trajectory[0].words.startswith("characteristically")
+    assert encoded(made)
 
 
 def test_a_saved_trajectory_goes_on_as_it_was(fruit):

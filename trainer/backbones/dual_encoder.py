@@ -19,7 +19,7 @@ from trainer.backbones.augment import random_views
 from trainer.backbones.clip_towers import ClipTowers, read_image
 from trainer.backbones.features import Features, cache_folder
 from trainer.backbones.labels import encode_labels
-from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.passes import chunks_by_length, max_kernel_positions, max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.stack import Stack, stack
 from trainer.backbones.towers import load_towers
@@ -208,7 +208,7 @@ class DualEncoder:
         longest = prompts[0].shape[2] + self._labels.shape[1] + len(self._towers.prefix_ids + self._towers.suffix_ids)
         own = torch.arange(lanes * classes, device=self.device)[ranks.share(lanes * classes)[0]]
         chunks = torch.split(own, max(1, self._positions // longest))
-        vectors = run_chunks(lambda texts: self._towers.encode_embeds(*self._lay_out(prompts, texts)), chunks)
+        vectors = run_chunks(lambda texts: self._encode_texts(*self._lay_out(prompts, texts)), chunks)
         return ranks.gather(torch.cat(vectors), lanes * classes).view(lanes, classes, -1)
 
     def _lay_out(self, prompts: Masked, texts: Tensor) -> Masked:
@@ -223,6 +223,17 @@ class DualEncoder:
         order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
         embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
         return embeds, mask.gather(1, order)
+
+    def _encode_texts(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors [texts, dim] of class texts that fit into memory, in calls with texts of similar length."""
+        lengths = mask.sum(1).cpu()
+        chunks = list(chunks_by_length(lengths, max_kernel_positions(self.device, self._positions)))
+        longest = [int(lengths[chunk].max()) for chunk in chunks]
+        vectors = [
+            self._towers.encode_embeds(embeds[chunk, :length], mask[chunk, :length])
+            for chunk, length in zip(chunks, longest, strict=True)
+        ]
+        return torch.cat(vectors)[torch.cat(chunks).argsort()]
 
     def _pieces(self, prompts: Masked, texts: Tensor) -> Iterator[Masked]:
         """The parts of class texts, each [texts, tokens, dim] with its mask."""

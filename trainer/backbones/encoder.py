@@ -19,10 +19,12 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings
 from trainer.backbones.encoder_head import cut_head, initialise
 from trainer.backbones.encoder_model import load_classifier, load_tokenizer, max_text_tokens
+from trainer.backbones.fast_dropout import use_fast_dropout
+from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.labels import check_distinct
 from trainer.backbones.model_inputs import check_tokenizer, padding_token, token_embeddings
 from trainer.backbones.model_options import freeze, load_options
-from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.passes import max_kernel_positions, max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.read_layer import ReadLayer
 from trainer.backbones.stack import Stack, stack
@@ -89,6 +91,9 @@ class Encoder:
         self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(settings, model))
         check_tokenizer(settings, self._tokenizer, self.vocabulary)
         _check_labels(labels, self._tokenizer)
+        use_onednn(model.base_model)
+        if settings.dropout:
+            use_fast_dropout(model.base_model)
         self._memory_positions = max_pass_positions(model.config, self.device, dtype, settings.checkpointing)
         self._body = model.base_model
         self._embeddings = self._body.get_input_embeddings()
@@ -171,14 +176,10 @@ class Encoder:
     def _chunk_scores(self, stack: Stack, texts: TokenizedBatch, first: Tensor) -> Tensor:
         """Head outputs [lanes, texts, outputs] of texts that fit into memory."""
         lanes, longest, _ = stack.prompts.shape
-        chunks = list(texts.chunks(self._cache_positions // lanes, extra=longest))
+        positions = max_kernel_positions(self.device, self._memory_positions)
+        chunks = list(texts.chunks(positions // lanes, extra=longest))
         scores = torch.cat([self._scores(stack, texts[chunk], first[chunk]) for chunk in chunks], dim=1)
         return scores[:, torch.cat(chunks).argsort()]
-
-    @property
-    def _cache_positions(self) -> int:
-        """Positions in one call of a kernel: on a processor what its cache holds, which also saves padding."""
-        return 768 if self.device.type == "cpu" else self._memory_positions
 
     def _scores(self, stack: Stack, texts: TokenizedBatch, first: Tensor) -> Tensor:
         """Head outputs [lanes, texts, outputs]."""

@@ -1,6 +1,8 @@
 """Passes through a frozen model in chunks, so that memory is bounded whatever is asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -11,8 +13,23 @@ from torch.utils.checkpoint import checkpoint
 CPU_BYTES = 2**30
 """Activations that one pass may keep for its backward pass on a processor."""
 
+CACHED_POSITIONS = 768
+"""Positions in one call of a kernel on a processor: what its cache holds, and enough to keep its cores busy."""
+
 DEVICE_SHARE = 3
 """On an accelerator they may take one in this many parts of its memory."""
+
+_after_chunk: ContextVar[Callable[[], None]] = ContextVar("_after_chunk", default=lambda: None)
+
+
+@contextmanager
+def after_each_chunk(call: Callable[[], None]) -> Iterator[None]:
+    """Inside, `call` after each chunk of every pass, so that a long evaluation does not look like a hang."""
+    token = _after_chunk.set(call)
+    try:
+        yield
+    finally:
+        _after_chunk.reset(token)
 
 
 def max_pass_positions(config: Any, device: torch.device, dtype: torch.dtype, checkpointing: bool = False) -> int:
@@ -30,6 +47,24 @@ def max_pass_positions(config: Any, device: torch.device, dtype: torch.dtype, ch
     return max(1, positions)
 
 
+def max_kernel_positions(device: torch.device, pass_positions: int) -> int:
+    """Positions in one call of a kernel, of the `pass_positions` that fit into memory."""
+    return min(CACHED_POSITIONS, pass_positions) if device.type == "cpu" else pass_positions
+
+
+def chunks_by_length(lengths: Tensor, budget: int, extra: int = 0) -> Iterator[Tensor]:
+    """Indices [n] of all examples in chunks of similar length, the longest first.
+
+    A padded chunk has at most `budget` positions, `extra` for each example included, and at least one example;
+    `lengths` are those of the examples, int64 [examples].
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    while len(order):
+        size = max(1, budget // (int(lengths[order[0]]) + extra))
+        yield order[:size]
+        order = order[size:]
+
+
 def run_chunks(run: Callable[[Any], Tensor], chunks: Sequence[Any]) -> list[Tensor]:
     """The outputs of `run` for each chunk, in the memory of one.
 
@@ -37,4 +72,8 @@ def run_chunks(run: Callable[[Any], Tensor], chunks: Sequence[Any]) -> list[Tens
     """
     if len(chunks) > 1 and torch.is_grad_enabled():
         run = partial(checkpoint, run, use_reentrant=False)
-    return [run(chunk) for chunk in chunks]
+    outputs = []
+    for chunk in chunks:
+        outputs.append(run(chunk))
+        _after_chunk.get()()
+    return outputs

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings
+from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, max_positions, padding_token, token_embeddings
 from trainer.backbones.model_options import freeze, frozen_dtype, load_options
@@ -120,13 +121,14 @@ def _load(name: str, settings: BackboneSettings, device: torch.device) -> Any:
         model.eval().requires_grad_(False)
         for module in list(model)[1:]:
             module.to(options["dtype"])
+        use_onednn(model)
         first: Any = model[0]
         if not isinstance(first, Transformer):
             raise UserError(
                 f"{setting_of(settings)}: its first module is {type(first).__name__}, which no soft prompt can enter; "
                 "choose a model whose first module is a Transformer"
             )
-        # sentence-transformers keeps to itself which weights were missing. A second load without data tells.
+        # sentence-transformers keeps to itself which weights were missing. A second load without data shows it.
         listed = load_file_path(name, "modules.json")
         place = {"subfolder": json.loads(Path(listed).read_text(encoding="utf-8"))[0]["path"]} if listed else {}
         _, found = type(first.auto_model).from_pretrained(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from trainer.backbones.passes import chunks_by_length
+
 
 @dataclass(frozen=True)
 class TokenizedBatch:
@@ -36,12 +38,5 @@ class TokenizedBatch:
         return ids, mask
 
     def chunks(self, budget: int, extra: int = 0) -> Iterator[Tensor]:
-        """Indices [n] of all examples in chunks of similar length, the longest first.
-
-        A padded chunk has at most `budget` positions, `extra` for each example included, and at least one example.
-        """
-        order = self.lengths.argsort(descending=True, stable=True)
-        while len(order):
-            size = max(1, budget // (int(self.lengths[order[0]]) + extra))
-            yield order[:size]
-            order = order[size:]
+        """Indices [n] of all examples in chunks, as `chunks_by_length` makes them."""
+        return chunks_by_length(self.lengths, budget, extra)

@@ -1,5 +1,6 @@
 """Vectors to words and back: the words nearest to a soft prompt, and those that its gradient points to."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -9,14 +10,15 @@ from tokenizers.decoders import ByteLevel
 from torch import Tensor
 
 Mark = Literal["Ġ", "▁", "</w>", "##", ""]
-"""How a tokenizer tells words from their parts: byte-level byte pairs (GPT-2, RoBERTa, SmolLM2, Qwen) begin a word
-with Ġ and SentencePiece (Llama 2, Gemma) with ▁, CLIP's byte pairs end one with </w>, WordPiece goes on with ##."""
+"""How a tokenizer marks words and their parts: byte-level byte pairs (GPT-2, RoBERTa, SmolLM2, Qwen) begin a word with
+Ġ and SentencePiece (Llama 2, Gemma) with ▁, CLIP's byte pairs end one with </w>, WordPiece goes on with ##."""
 
 STARTS: tuple[Mark, ...] = ("Ġ", "▁", "##")
 BYTES = ByteLevel()
 """Turns byte-level tokens, in which each letter stands for a byte, into text."""
 
 
+FINGERPRINT_ROWS = 1000
 ROWS = 2**14
 """Rows of the table that are turned to float32 at once."""
 
@@ -100,6 +102,12 @@ class Vocabulary:
     @cached_property
     def _ids(self) -> Tensor:
         return torch.tensor(list(self.words), device=self.embeddings.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of some of the embeddings, in bfloat16: the same where the model is loaded in that type."""
+        rows = self.embeddings[:: 1 + len(self.embeddings) // FINGERPRINT_ROWS].bfloat16().view(torch.int16)
+        return hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
 
     @cached_property
     def _norms(self) -> Tensor:

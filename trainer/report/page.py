@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -126,11 +126,8 @@ def _runs_values(runs: Sequence[Run]) -> dict[str, Any]:
             {
                 "name": name,
                 "arms": arms,
-                "forests": [
-                    (kind, drawn)
-                    for kind, (width, _) in (("wide", WIDE), ("narrow", NARROW))
-                    if (drawn := comparison.forest(arms, width))
-                ],
+                "scores": _forests(comparison.scores_chart, arms),
+                "differences": _forests(comparison.differences_chart, arms),
                 "multiples": comparison.multiples([run for arm in arms for run in arm.runs.values()][:MOST_MULTIPLES]),
             }
             for name, arms in by_recipe.items()
@@ -152,6 +149,14 @@ def _charts(draw: Any, run: Run) -> list[tuple[str, Any]]:
     """The same chart for a screen and for a phone."""
     sizes = {"wide": WIDE, "narrow": NARROW}
     return [(kind, chart) for kind, (width, height) in sizes.items() if (chart := draw(run, width, height))]
+
+
+def _forests(
+    draw: Callable[[Sequence[comparison.Arm], int], comparison.Forest | None], arms: Sequence[comparison.Arm]
+) -> list[tuple[str, comparison.Forest]]:
+    """The same chart for a screen and for a phone."""
+    sizes = {"wide": WIDE[0], "narrow": NARROW[0]}
+    return [(kind, chart) for kind, width in sizes.items() if (chart := draw(arms, width))]
 
 
 def _render(template: str, **values: Any) -> Markup:

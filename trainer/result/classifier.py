@@ -79,6 +79,12 @@ class Classifier:
                 f"{folder / 'best'} was tuned with a backbone of your own, {kind}; label with that backbone and the "
                 f"tensors in {BEST_TENSORS}"
             )
+        if description.get("model", loaded.vocabulary.fingerprint) != loaded.vocabulary.fingerprint:
+            raise UserError(
+                f"{folder}: its model is not the one that it was tuned for any more; restore the files of the model"
+            )
+        if not _fits(tuned, loaded, len(labels)) or not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise UserError(f"{folder / 'best'} is damaged: its tensors do not fit {len(labels)} labels and the model")
         return cls(task, labels, loaded, tuned, backbone[0].template)
 
     def read(self, items: Sequence[Item]) -> list[Example]:
@@ -136,3 +142,12 @@ class Classifier:
 def _tuned(tensors: dict[str, Tensor]) -> Tuned:
     head = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
     return Tuned(tensors["prompt.0"], head, tensors.get("class_embeddings"))
+
+
+def _fits(tuned: Tuned, backbone: Backbone, classes: int) -> bool:
+    """Whether shapes are those that the backbone tunes."""
+    if tuned.class_embeddings is not None and len(tuned.class_embeddings) != classes:
+        return False
+    shapes = {name: value.shape for name, value in tuned.head.items()}
+    expected = {name: value.shape for name, value in backbone.new_head(0).items()}
+    return shapes == expected and tuned.prompt.shape[1:] == backbone.vocabulary.embeddings.shape[1:]

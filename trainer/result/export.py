@@ -45,6 +45,7 @@ def export_best(
     description: dict[str, Any] = {
         "labels": task.labels,
         "class": type(backbone).__name__,
+        "model": backbone.vocabulary.fingerprint,
         "task": settings.task.model_dump(),
         "result": result.kind,
         "prompt_words": words,

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 from shared.settings import Settings
 from trainer.runs.directory import CHECKPOINT
 from trainer.search.evaluation import EvalResult
@@ -73,9 +73,19 @@ def load_checkpoint(
             plain = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         prompt_init.generator.set_state(tensors["prompt_init"])
-        return _restore(plain, _to_device(tensors, device), settings), plain["offsets"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: cannot be resumed from: {error}") from None
+        offsets = {name: _size(value) for name, value in plain["offsets"].items()}
+        return _restore(plain, _to_device(tensors, device), settings), offsets
+    except Exception as error:  # whatever the file holds in the place of what belongs there
+        raise UserError(
+            f"{path} is damaged, or saved by another version of Tandem ({type(error).__name__}: {first_line(error)}); "
+            "put a copy of it back, or start a new run"
+        ) from None
+
+
+def _size(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"a file has no size of {value!r} bytes")
+    return value
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """A run's directory: never overwritten, locked while in use, complete enough to load, resume and replay."""
 
 import json
+import logging
 import os
 import re
 import secrets
@@ -17,6 +18,8 @@ from filelock import FileLock, Timeout
 from shared.config import load
 from shared.errors import UserError
 from shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 """The run's settings."""
@@ -71,16 +74,20 @@ class RunDirectory:
             UserError: the name is in use, or the directory cannot be written.
         """
         root = Path(settings.folder)
+        directory = None
         try:
             root.mkdir(parents=True, exist_ok=True)
             path = _claim(root, settings)
             before = _latest(root)
             _point_latest(root, path.name)
+            directory = cls(path)
+            directory._replaced_latest = before
+            directory.begin(settings)
         except OSError as error:
-            raise UserError(f"folder = {settings.folder!r}: {error.strerror}: {error.filename}") from None
-        directory = cls(path)
-        directory._replaced_latest = before
-        directory.begin(settings)
+            if directory:
+                directory.discard()
+            where = error.filename or root
+            raise UserError(f"folder = {settings.folder!r} cannot be written: {error.strerror}: {where}") from None
         return directory
 
     @classmethod
@@ -95,10 +102,9 @@ class RunDirectory:
     def begin(self, settings: Settings) -> None:
         """Write what a run is, before its first event."""
         self.write_json(CONFIG, settings.model_dump(mode="json"))
-        versions = {"python": python_version()} | {name: version(name) for name in ("torch", "transformers")}
         self.write_json(
             IDENTITY,
-            {"id": f"{self.name[:150]}-{secrets.token_hex(8)}", "created": time.time(), "versions": versions},
+            {"id": f"{self.name[:150]}-{secrets.token_hex(8)}", "created": time.time(), "versions": _versions()},
         )
 
     def nested(self, name: str, settings: Settings) -> "RunDirectory":
@@ -148,15 +154,32 @@ class RunDirectory:
         Raises:
             UserError: the data is not what the run began with.
         """
-        identity = read_json(self.path / IDENTITY)
-        kept = identity.setdefault("data", dict(fingerprint))
-        changed = [split for split, value in fingerprint.items() if kept.get(split) != value]
+        changed = self._compare("data", fingerprint)
         if changed:
             raise UserError(
                 f"{self.path}: the {' and '.join(changed)} data is not what the run began with; "
                 "restore the files, or start a new run"
             )
-        self.write_json(IDENTITY, identity)
+
+    def check_model(self, fingerprint: str) -> None:
+        """Keep the fingerprint of the frozen model, or compare with what was kept.
+
+        Raises:
+            UserError: the model is not the one that the run began with.
+        """
+        if self._compare("model", {"embeddings": fingerprint}):
+            raise UserError(
+                f"{self.path}: the model is not the one that the run began with; restore its files, or start a new run"
+            )
+
+    def _compare(self, what: str, fingerprint: Mapping[str, str]) -> list[str]:
+        """The names whose fingerprint is another than that kept; the first one is kept."""
+        identity = read_json(self.path / IDENTITY)
+        kept = identity.setdefault(what, dict(fingerprint))
+        changed = [name for name, value in fingerprint.items() if not isinstance(kept, dict) or kept.get(name) != value]
+        if not changed:
+            self.write_json(IDENTITY, identity)
+        return changed
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON file whole: readers see the old one or the new one."""
@@ -165,12 +188,12 @@ class RunDirectory:
     def discard(self) -> None:
         """Remove a directory that `create` made and that holds nothing yet; `latest` points where it did."""
         self.close()
-        shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)  # somebody may have removed it before
         root = self.path.parent
         if _latest(root) != self.name:
             return  # a run that started since
         if self._replaced_latest is None:
-            (root / LATEST).unlink()
+            (root / LATEST).unlink(missing_ok=True)
         else:
             _point_latest(root, self._replaced_latest)
 
@@ -192,6 +215,19 @@ def read_settings(path: Path) -> Settings:
     return load(read_json(path / CONFIG), str(path / CONFIG))
 
 
+def warn_of_versions(path: Path) -> None:
+    """Say if the run in `path` began with other versions, with which weights are not the same bit for bit."""
+    kept, now = read_json(path / IDENTITY).get("versions"), _versions()
+    if isinstance(kept, dict) and (other := {name: value for name, value in kept.items() if now.get(name) != value}):
+        found = ", ".join(f"{name} {value} (now {now.get(name)})" for name, value in sorted(other.items()))
+        log.warning("%s began with %s; weights may differ in their last bits", path, found)
+
+
+def _versions() -> dict[str, str]:
+    """Of what shapes a run's result."""
+    return {"python": python_version()} | {name: version(name) for name in ("torch", "transformers")}
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file whole: readers see the old one or the new one."""
     part = path.with_name(path.name + ".part")
@@ -207,7 +243,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: does not hold a JSON object")

@@ -21,7 +21,7 @@ BEST = 16
 OUTCOMES = 16
 """Outcomes of earlier candidates in a digest."""
 MAX_POSITIONS = 256
-"""Positions whose gradient a digest tells; prompts of one class each have more than a message takes."""
+"""Positions whose gradient a digest holds; prompts of one class each have more than a message takes."""
 SUBSTITUTIONS = 12
 """Words for each position."""
 MAX_WORD = 200

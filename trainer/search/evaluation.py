@@ -1,7 +1,6 @@
 """Mean cross-entropy and accuracy of prompts on a split."""
 
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 import torch
@@ -22,15 +21,6 @@ class EvalResult:
 
     loss: float
     accuracy: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """What the development split says of a candidate."""
-
-    dev: EvalResult
-    advantage: float
-    """Student's t of its losses below the incumbent's, paired by example."""
 
 
 @dataclass(frozen=True)
@@ -73,28 +63,14 @@ def scoring_cost(dev: EncodedSplit, train: EncodedSplit, batch_size: int, num_to
     return float((dev.lengths + num_tokens).sum() / batch / 3)
 
 
-def example_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each lane on each example, [lanes, examples], from logits [lanes, examples, classes]."""
-    lanes = len(logits)
-    return cross_entropy(logits.flatten(0, 1), targets.repeat(lanes), reduction="none").view(lanes, -1)
-
-
 def losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of each lane, [lanes], from logits [lanes, examples, classes]."""
-    return example_losses(logits, targets).mean(1)
+    return _example_losses(logits, targets).mean(1)
 
 
-def paired_t(reference: Tensor, others: Tensor) -> list[float]:
-    """Student's t of losses `others` [n, examples] that lie below the losses `reference` [examples].
-
-    The mean of the paired differences over its standard error. 0 with one example, and where losses are not finite.
-    """
-    if len(reference) < 2:
-        return [0.0] * len(others)
-    differences = (reference - others).double()
-    error = differences.std(1) / len(reference) ** 0.5
-    values: list[float] = (differences.mean(1) / error).nan_to_num(nan=0.0, posinf=inf, neginf=-inf).tolist()
-    return values
+def _example_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    lanes = len(logits)
+    return cross_entropy(logits.flatten(0, 1), targets.repeat(lanes), reduction="none").view(lanes, -1)
 
 
 @torch.no_grad()
@@ -114,7 +90,7 @@ def by_example(backbone: Backbone, prompts: Stack, split: EncodedSplit) -> Tenso
 
 
 def _by_example(logits: Tensor, targets: Tensor) -> Tensor:
-    return torch.stack([example_losses(logits, targets), (logits.argmax(-1) == targets).float()], dim=1)
+    return torch.stack([_example_losses(logits, targets), (logits.argmax(-1) == targets).float()], dim=1)
 
 
 @torch.no_grad()

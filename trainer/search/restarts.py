@@ -7,7 +7,6 @@ measures, trains and reports back.
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
-from statistics import NormalDist
 from typing import Any
 
 from bus.messages import CandidateOutcome
@@ -19,9 +18,6 @@ MAX_SEEN = 10_000
 
 LONGEST_WORDS = 200
 """Characters of a candidate; the rest of the untrusted text is cut off at a word."""
-
-CHANCE = 0.05
-"""Of all candidates measured together, the chance that one replaces an equal incumbent without a trial."""
 
 
 @dataclass
@@ -193,46 +189,36 @@ class Restarts:
             (one, outscored(one)) for one in ranked[keep:]
         ]
 
-    def best_proven(self, advantages: dict[str, float], incumbent_loss: float, lane_steps: int) -> Candidate | None:
-        """The best of the candidates just measured, if its words alone are better than the incumbent.
-
-        Before the first step a lower loss is enough, since no training is lost. Afterwards the losses must differ
-        beyond chance: a paired test on the development examples, with Bonferroni's correction for the candidates.
-
-        Args:
-            advantages: by words of the candidates just measured, Student's t of their losses below the incumbent's.
-            incumbent_loss: the incumbent's development loss in the same pass.
-            lane_steps: lane-steps now.
-        """
-        if self.settings.policy != "trial":
-            return None
-        least = NormalDist().inv_cdf(1 - CHANCE / len(advantages)) if lane_steps else 0.0
-        for candidate in self.waiting:
-            if _score(candidate) < incumbent_loss and advantages.get(candidate.words, 0.0) > least:
-                return candidate
-        return None
-
-    def start(self, lane_steps: int, incumbent_loss: float, plateau: bool) -> Candidate | None:
+    def start(self, lane_steps: int, incumbent_loss: float, plateau: bool, has_head: bool = False) -> Candidate | None:
         """The candidate to start now, if any; call `opened` or `replaced` with it, and again until there is none.
 
         Args:
             lane_steps: lane-steps now.
-            incumbent_loss: the incumbent's development loss now, which `greedy` compares with.
-            plateau: whether the incumbent has stopped improving, which `trial` waits for.
+            incumbent_loss: the incumbent's development loss now.
+            plateau: whether the incumbent has stopped improving.
+            has_head: whether a head is trained with the prompt.
         """
         if not self.waiting or not self.has_room(lane_steps):
             return None
-        if self.settings.policy == "trial" and (
-            len(self.trials) >= self.settings.max_challengers or self.holds(plateau)
-        ):
-            return None
-        if self.settings.policy == "greedy" and _score(self.waiting[0]) >= incumbent_loss:
-            return None
-        return self.waiting[0]
+        best = self.waiting[0]
+        match self.settings.policy:
+            case "trial":
+                is_ready = len(self.trials) < self.settings.max_challengers
+                is_ready = is_ready and not self.holds(best, incumbent_loss, plateau, has_head)
+            case "greedy":
+                is_ready = _score(best) < incumbent_loss
+            case _:
+                is_ready = True
+        return best if is_ready else None
 
-    def holds(self, plateau: bool) -> bool:
-        """Whether candidates wait because the incumbent still improves."""
-        return self.settings.policy == "trial" and self.settings.patience > 0 and not plateau
+    def holds(self, candidate: Candidate, incumbent_loss: float, plateau: bool, has_head: bool) -> bool:
+        """Whether `candidate` waits until the incumbent stops improving, as `start` describes it.
+
+        Words with a lower loss do not wait. They do where a head is trained: it makes their losses alike at first, and
+        later it fits the incumbent.
+        """
+        is_better = not has_head and _score(candidate) < incumbent_loss
+        return self.settings.policy == "trial" and self.settings.patience > 0 and not (plateau or is_better)
 
     def opened(self, lane: int, candidate: Candidate) -> None:
         """A challenger lane was opened for `candidate`."""
