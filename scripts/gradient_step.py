@@ -85,9 +85,10 @@ class Steps:
         lanes = [open_lane(number, start, backbone.new_head(number), (), settings) for number in range(count)]
 
         def step(rows: Tensor) -> None:
-            logits = backbone.logits(stack_lanes(lanes), inputs[rows], training=True)
             zero_grad(lanes)
-            backward(losses(logits, self.targets[rows]))
+            for part in torch.split(rows, backbone.micro_batch(stack_lanes(lanes), inputs[rows])):
+                logits = backbone.logits(stack_lanes(lanes), inputs[part], training=True)
+                backward(losses(logits, self.targets[part]) * (len(part) / len(rows)))
             optimizer_step(lanes, LR)
 
         return self._over_batches(step, lengths)
