@@ -32,7 +32,7 @@ class Window:
     cpu: float
 
 
-def page(options: argparse.Namespace) -> None:
+def measure(options: argparse.Namespace) -> None:
     """Print the median, over windows with viewers, of their pace by that of their two neighbours without.
 
     Neighbours, since machines drift; a median with its interval, since other processes disturb single windows.
