@@ -66,7 +66,6 @@ def main() -> int:
     command.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared/data/superglue/RTE/train.jsonl", help="RTE rows"
     )
-<<<<<<< HEAD
     command.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
     command = commands.add_parser(
         "dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?"
@@ -76,15 +75,6 @@ def main() -> int:
         command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
         command.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
         command.add_argument(
-=======
-    told.add_argument("--model", default=MINILM, help="folder, package:NAME/FOLDER, or random-roberta-large")
-    told = commands.add_parser("dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?")
-    told.add_argument("--model", default=MINILM, help="folder or package:NAME/FOLDER")
-    for timed in (commands.choices["step"], commands.choices["dual"]):
-        timed.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
-        timed.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
-        timed.add_argument(
->>>>>>> refs/heads/step
             "--clock",
             choices=["wall", "cpu"],
             default="wall",
