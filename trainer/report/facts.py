@@ -102,10 +102,10 @@ def tiles(run: Run) -> list[Tile]:
     tokens = [event.input_tokens for event in view.proposals.values()] + [
         e.output_tokens for e in view.proposals.values()
     ]
-    counted = [count for count in tokens if count is not None]
+    known = [count for count in tokens if count is not None]
     cost = [event.cost for event in view.proposals.values() if event.cost is not None]
-    note = f"{sum(counted):,} tokens" if counted else "tokens not counted"
-    found.append(Tile("LLM time", duration(sum(seconds)) if seconds else NO_VALUE, note))
+    note = f"{sum(known):,} tokens" if known else "tokens not counted" if any(seconds) else "no LLM answered"
+    found.append(Tile("LLM time", duration(sum(seconds)) if any(seconds) else NO_VALUE, note))
     if cost:
         found.append(Tile("LLM cost", f"{sum(cost):.4g}", "in the currency of the prices set"))
     return found

@@ -150,7 +150,8 @@ def _runs_values(runs: Sequence[Run]) -> dict[str, Any]:
                 "tiles": facts.tiles(run),
                 "adopted": "{} of {}".format(*facts.adopted_of_tried(run)),
             }
-            for run in runs
+            for arm in rows
+            for run in arm.runs.values()
         ],
     }
 

@@ -118,7 +118,7 @@ def line_chart(
 
     chart.x_ticks = [(x(tick), f"{tick:,.0f}") for tick in ticks(0, end, 3 if bare else max(3, width // 110))]
     chart.y_ticks = [
-        (y(tick), text) for tick, text in _labelled(ticks(low, high, 3 if bare else max(3, plot_height // 45)))
+        (y(tick), text) for tick, text in _labelled(ticks(low, high, 4 if bare else max(3, plot_height // 45)))
     ]
     chart.lines = [_draw(one, x, y, bare) for one in series]
     chart.marks = [(x(step), title) for step, title in marks]
