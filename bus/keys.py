@@ -221,6 +221,8 @@ def _content(reference: str, setting: str) -> str:
         raise UserError(f"{setting}: {reference.removeprefix('env:')} is not set in the environment") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
+        if _is_key(reference):
+            raise UserError(f"{setting} takes a file or env:VARIABLE that holds the key, not the key itself") from None
         raise UserError(f"{setting}: {reference} cannot be read: {reason}; {SET_UP}") from None
 
 

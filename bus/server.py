@@ -106,7 +106,11 @@ class BusServer:
 
 def _admission(context: zmq.Context[Socket], settings: BusSettings) -> Admission | None:
     """The handler that admits the allowed keys; None without CURVE."""
-    return Admission(context, AllowList(settings.allowed_keys)) if settings.secret_key else None
+    if settings.secret_key:
+        return Admission(context, AllowList(settings.allowed_keys))
+    if settings.allowed_keys != BusSettings.model_fields["allowed_keys"].default:
+        raise UserError("bus.allowed_keys needs bus.secret_key too: `python -m bus.keys new trainer NAME` makes one")
+    return None
 
 
 def _bind(context: zmq.Context[Socket], settings: BusSettings) -> Socket:

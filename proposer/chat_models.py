@@ -62,6 +62,10 @@ def _check_applicable(settings: ProposerSettings, provider: str) -> None:
         for name in ("pull", "keep_alive", "num_ctx"):
             if name in settings.model_fields_set and getattr(settings, name) not in (None, False):
                 raise UserError(f"proposer.{name} is for Ollama; proposer.model is {settings.model!r}")
+    if provider == "embedded" and settings.base_url:
+        raise UserError(
+            f"proposer.base_url has no effect on proposer.model {settings.model!r}, which is in this process"
+        )
     if settings.thinking != "auto" and provider not in ("ollama", "openai", "anthropic"):
         raise UserError(
             f"proposer.thinking is for ollama, openai and anthropic; with proposer.model {settings.model!r} leave it "

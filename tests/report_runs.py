@@ -62,6 +62,16 @@ def run_events(text="a prompt", budget=60):
     return events
 
 
+RARE_EVENTS = [
+    event("lease_ended", 50, lease="l1", how="expired"),
+    event("request_skipped", 50, waited_seconds=1.0),
+    event("stopped", 50, reason="SIGTERM"),
+    event("resumed", 50, name="run", recipe="demo", task="a task", labels=["a", "b"], source="bus", mode="async"),
+    event("ended", 60, seconds=12.0),
+    event("an unknown kind", 60, words="a prompt"),
+]
+
+
 def summary(text="a prompt", score=0.8):
     row = {"dev": {"loss": 0.65, "accuracy": 0.75}, "test": {"loss": 0.7, "accuracy": score}}
     return {

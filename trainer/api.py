@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
+from safetensors import SafetensorError
+
 from shared import health
 from shared.errors import UserError, first_line
 from shared.settings import Settings
@@ -178,6 +180,11 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
         if not directory.has_checkpoint:
             directory.discard()  # bad data, a bad model or a port in use: nothing was trained
         raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{directory.path} cannot be written ({first_line(error)}); free some space, then continue the run with "
+            "--resume"
+        ) from error
     finally:
         life.ending = True
         ranks.leave()

@@ -128,7 +128,7 @@ def test_a_wrong_trainer_key_is_refused(start, folder, caplog):
 
 
 def test_a_trainer_without_keys_is_not_trusted_by_a_proposer_with_keys(start, folder, caplog):
-    server = start(BusServer, secret_key=None)
+    server = start(BusServer, secret_key=None, allowed_keys=BusSettings().allowed_keys)
     refused(server, client(start, folder, server, "a"), caplog, "see that the trainer has bus.secret_key")
 
 
@@ -220,6 +220,18 @@ def test_a_bad_secret_is_named_and_never_quoted(folder, content):
             BusSettings(bind="tcp://127.0.0.1:*", secret_key=str(path), allowed_keys=f"{folder}/keys/allowed"), "r"
         )
     assert not content or content not in str(caught.value)
+
+
+def test_a_key_in_place_of_its_file_is_not_quoted(folder):
+    _, secret = zmq.curve_keypair()
+    with pytest.raises(UserError, match="not the key itself") as caught:
+        BusServer(BusSettings(secret_key=secret.decode(), allowed_keys=f"{folder}/keys/allowed"), run="r")
+    assert secret.decode() not in str(caught.value)
+
+
+def test_a_list_of_allowed_keys_without_a_key_is_refused(folder):
+    with pytest.raises(UserError, match=r"bus\.allowed_keys needs bus\.secret_key"):
+        BusServer(BusSettings(allowed_keys=f"{folder}/keys/allowed"), run="r")
 
 
 def test_a_secret_that_everybody_can_read_is_refused(folder):

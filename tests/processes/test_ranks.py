@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from small_encoders import save_small_encoder
 
-from scripts.harness.processes import SMALL, Household, until
+from scripts.harness.processes import ROOT, SMALL, Household, until
 
 SETTINGS = {
     "TANDEM_STEPS": "60",
@@ -104,3 +105,53 @@ def test_ranks_stop_together_and_a_run_that_lost_one_continues_on_another_number
         assert alone.wait() == 128 + signal.SIGTERM, alone.text
         steps = [event["step"] for event in events(home, "cut", "step")]
         assert steps == sorted(set(steps))
+
+
+EXCHANGES = """
+import torch
+
+from shared.errors import UserError
+from trainer import ranks
+
+ranks.join()
+number, rows = ranks.number(), torch.arange(12.0).view(4, 3)
+for total in (1, 2, 4):  # fewer rows than ranks, and shares of unequal size
+    taken, weight = ranks.share(total)
+    part = rows[:total][taken].clone().requires_grad_()
+    whole = ranks.gather(2 * part, total)
+    assert torch.equal(whole, 2 * rows[:total]), (number, total, whole)
+    (whole * (number + 1)).sum().backward()  # each rank has a loss of its own, 1 + 2 + 3 times the sum
+    assert torch.equal(part.grad, torch.full_like(part, 12.0 if weight else 0.0)), (number, total, part.grad)
+    weights = torch.tensor([weight])
+    ranks.all_reduce([weights])
+    assert abs(weights.item() - 1) < 1e-6
+
+assert ranks.broadcast({"from": number}) == {"from": 0}
+
+seen = []
+for failing in ([1], [2, 1], [0]):
+    try:
+        with ranks.agreed():
+            if number in failing:
+                raise UserError(f"fault of {number}")
+            ranks.gather(rows[ranks.share(4)[0]], 4)  # the others learn of it here, or at the end of the block
+    except UserError as error:
+        seen.append(str(error))
+with ranks.agreed():
+    pass
+assert seen[2] == "fault of 0" and seen[0] == seen[1], seen
+assert seen[0] == ("fault of 1" if number == 1 else "rank 1: fault of 1"), seen
+ranks.leave()
+assert ranks.count() == 1 and ranks.is_main()
+print("passed", number, flush=True)
+"""
+
+
+def test_what_ranks_exchange(tmp_path):
+    script = tmp_path / "exchanges.py"
+    script.write_text(EXCHANGES)
+    with Household(tmp_path) as home:
+        launcher = str(Path(sys.executable).with_name("torchrun"))
+        three = home.start(launcher, "--standalone", "--nproc-per-node", "3", str(script), PYTHONPATH=str(ROOT))
+        assert three.wait() == 0, three.text
+        assert three.text.count("passed") == 3

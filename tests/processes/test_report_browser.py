@@ -1,16 +1,14 @@
 """The report and the live page in a real browser without a network."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import signal
 
 import pytest
 from browser import browser, need_browser, opened
 from forks import Household
 from report_runs import HOSTILE, compared, make_run, run_events, summary
 
-from scripts.harness.processes import SMALL, until
+from scripts.harness.processes import SMALL, free_port, until
 from trainer.report.__main__ import main as report_main
-from trainer.report.live import LivePage
 from trainer.report.page import write_report
 
 need_browser()
@@ -85,45 +83,14 @@ def test_the_plot_marks_what_happened(chromium, pages):
         assert "a prompt" in wide.locator("g.adopted circle title").first.text_content()
 
 
-@pytest.fixture
-def served():
-    """Serves a `LivePage` on loopback, as the trainer's server does."""
-    servers = []
-
-    def serve(folder):
-        live = LivePage(folder, "127.0.0.1")
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                answer = live.respond(self.path, self.headers)
-                self.send_response(answer.status if answer else 404)
-                for name, value in (answer.headers if answer else {}).items():
-                    self.send_header(name, value)
-                body = answer.body if answer else b""
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return server, f"http://127.0.0.1:{server.server_address[1]}/"
-
-    yield serve
-    for server in servers:
-        server.server_close()
-
-
 @pytest.mark.timeout(300)
-def test_the_live_page_grows_while_a_trainer_trains_and_says_when_it_is_gone(chromium, served, tmp_path):
+def test_the_live_page_grows_while_a_trainer_trains_and_says_when_it_is_gone(chromium, tmp_path):
     with Household(tmp_path, **SMALL) as home:
         steps = ["--steps", "100000", "--num_evals", "5000", "--restarts.source", "vocabulary"]
-        trainer = home.trainer("demo", "--name", "live", *steps)
+        port = free_port()
+        trainer = home.trainer("demo", "--name", "live", *steps, PORT=str(port))
         trainer.wait_for(r"step \d\d+/")
-        server, url = served(home.runs / "live")
+        url = f"http://127.0.0.1:{port}/"
         with opened(chromium, url, offline=False) as (page, requests, messages):
             done = "+document.querySelector('.state').textContent.replaceAll(',', '').match(/[0-9]+/)[0]"
             page.locator("#settings-2 summary").click()
@@ -138,8 +105,8 @@ def test_the_live_page_grows_while_a_trainer_trains_and_says_when_it_is_gone(chr
             assert {request.removeprefix(url) for request in requests if request.startswith("http")} == {"", "data"}
             assert messages == []
             assert page.inner_text("#live") == "live"
-            server.shutdown()
-            server.server_close()
+            trainer.send(signal.SIGTERM)
+            assert trainer.wait() == 143, trainer.text
             until(lambda: "gone" in page.locator("#live").get_attribute("class") or page.wait_for_timeout(100), "gone")
             assert "does not answer" in page.inner_text("#live")
             assert page.locator("h1").inner_text() == "live"

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sqlite3
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
@@ -50,6 +51,19 @@ def test_wandb_keeps_a_run_offline(tmp_path):
     kept = list((home.runs / "seen" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(kept) == 1
     assert b"dev_loss" in kept[0].read_bytes()
+
+
+def test_trackio_has_every_evaluation(tmp_path):
+    pytest.importorskip("trackio", reason="trackio is not installed; its Pillow is older than ours")
+    store = {"TRACKIO_DIR": str(tmp_path / "trackio"), "TANDEM_STEPS": "60"}
+    with Household(tmp_path, **{**RUN, **store}) as home:
+        trainer = home.trainer("demo", "--name", "seen", "--track", '["trackio"]')
+        assert trainer.wait() == 0, trainer.text
+    (file,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(file) as database:
+        rows = [(step, json.loads(values)) for step, values in database.execute("select step, metrics from metrics")]
+    found = [(step, pytest.approx(row["dev_loss"], rel=1e-6)) for step, row in rows if "dev_loss" in row]
+    assert found == evaluations(home.runs / "seen")
 
 
 @pytest.mark.parametrize(("name", "says"), [("nothing", "not one of aim"), ("aim", "not installed")])

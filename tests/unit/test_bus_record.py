@@ -1,7 +1,9 @@
 """The in-process bus, the record of a run, and the replay of a record."""
 
+import gc
 import json
 import os
+import weakref
 
 import pytest
 
@@ -128,6 +130,19 @@ def test_in_process_a_lease_is_answered_at_the_next_poll():
     channel.tell(outcome(3))
     assert heard == [outcome(3)]
     assert channel.counts().ended["settled"] == 1
+
+
+def test_in_process_no_digest_is_kept():
+    channel = InProcessChannel(echo, model="m")
+    kept = []
+    for _ in range(3):
+        asked = digest(4)
+        kept.append(weakref.ref(asked))
+        channel.lease(asked, 1)
+        channel.poll()
+    del asked
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 3
 
 
 def test_in_process_a_lease_may_be_given_back():

@@ -750,3 +750,8 @@ class TestEmbedded:
             "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_address_for_a_model_in_this_process_is_refused():
+    with pytest.raises(UserError, match=r"proposer.base_url has no effect"):
+        make_model(ProposerSettings(model="embedded", base_url="http://127.0.0.1:1/v1"))

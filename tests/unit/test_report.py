@@ -2,14 +2,16 @@
 
 import html
 import re
+from html.parser import HTMLParser
 
 import pytest
 from conftest import run_program
 from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import HOSTILE, compared, event, make_run, run_events, summary
+from report_runs import HOSTILE, RARE_EVENTS, compared, event, make_run, run_events, summary
 
-from trainer.report.comparison import T95, arms, interval
+from shared.settings import Settings
+from trainer.report.comparison import T95, arms, differences_chart, interval, scores_chart
 from trainer.report.facts import candidates, command, costs, tiles
 from trainer.report.live import LivePage
 from trainer.report.page import render, write_report
@@ -87,6 +89,45 @@ def test_text_from_elsewhere_stays_text(tmp_path):
     assert "<img" not in render([run, run])
 
 
+def hostile(value):
+    """`value` with every text and every key in it replaced."""
+    match value:
+        case str():
+            return HOSTILE
+        case list():
+            return [hostile(one) for one in value]
+        case dict():
+            return {key: hostile(one) for key, one in value.items()} | {HOSTILE: HOSTILE}
+    return value
+
+
+def test_hostile_text_in_every_field_of_every_file_makes_no_element(tmp_path):
+    events = [{**hostile(one), "kind": one["kind"]} for one in [*run_events(), *RARE_EVENTS]]
+    settings = hostile(Settings().model_dump(mode="json"))
+    run = Run(make_run(tmp_path / "run", events, hostile(summary()), **settings))
+    plain = Run(make_run(tmp_path / "plain", run_events(), summary()))
+    for page, calm in ((render([run]), render([plain])), (render([run, run]), render([plain, plain]))):
+        assert elements(page) <= elements(calm) | {"li", "ul", "small"}
+        assert not [char for char in page if not char.isprintable() and char not in "\n"]
+        assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def elements(page):
+    """Kinds of elements, and of attributes, that a page has."""
+    found = ElementFinder()
+    found.feed(page)
+    return found.kinds
+
+
+class ElementFinder(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.kinds = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.kinds |= {tag, *(f"{tag} {name}" for name, _ in attrs if name.startswith("on") or name in ("src", "href"))}
+
+
 @given(st.text())
 def test_what_is_shown_has_no_character_that_does_not_show(text):
     shown = visible(text)
@@ -145,6 +186,21 @@ def test_arms_are_compared_seed_by_seed(tmp_path):
     assert llm.difference.mean == pytest.approx(5.0)
     assert llm.difference.half == pytest.approx(0.0, abs=1e-9)
     assert llm.total.mean == pytest.approx(68.0)
+    assert llm.differences == {seed: pytest.approx(5.0) for seed in range(1, 6)}
+    assert differences_chart([plain], 900) is None
+    chart = differences_chart([plain, llm], 900)
+    (row,) = chart.rows
+    assert row.name == "llm" and row.mean > chart.zero
+    assert [title for _, title in row.dots] == [f"seed {seed}: +5.0" for seed in range(1, 6)]
+    assert [row.name for row in scores_chart([plain, llm], 900).rows] == ["plain", "llm"]
+
+
+@pytest.mark.parametrize("other", ["plain-lr0.001", "head"])
+def test_of_several_arms_of_plain_tuning_the_one_named_plain_is_compared_with(tmp_path, other):
+    for arm in (other, "plain"):
+        make_run(tmp_path / f"{arm}-s1", run_events(), summary(), restarts={"policy": "none"})
+    runs = [Run(tmp_path / f"{arm}-s1") for arm in (other, "plain")]
+    assert [arm.name for arm in arms(runs)] == ["plain", other]
 
 
 def program(*arguments):
@@ -218,6 +274,18 @@ def test_the_live_page_renders_once_for_all_and_again_when_there_is_news(tmp_pat
     fresh = page.respond("/data", {**HOST, "If-None-Match": first.headers["ETag"]})
     assert fresh.status == 200 and b"0.123" in fresh.body
     assert page.renderings == 2
+
+
+def test_the_live_page_rests_by_the_processor_time_of_a_rendering_and_not_by_its_duration(tmp_path):
+    folder, clock, cost = make_run(tmp_path / "run", run_events()[:20]), Clock(), iter([0.0, 0.05, 0.05, 0.06])
+    page = LivePage(folder, "127.0.0.1", clock, lambda: next(cost))
+    page.respond("/data", HOST)
+    for seconds, renderings in ((9.0, 1), (1.5, 2), (1.5, 2)):
+        with (folder / "history.jsonl").open("a") as file:
+            file.write(f'{{"kind": "evaluation", "step": {clock.now + seconds}, "dev_loss": 0.1}}\n')
+        clock.now += seconds
+        page.respond("/data", HOST)
+        assert page.renderings == renderings
 
 
 @pytest.mark.parametrize(

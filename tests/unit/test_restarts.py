@@ -21,13 +21,13 @@ def machine(policy="trial", budget=1000, **values):
 
 
 def receive(restarts, words, lease="lease", lane_steps=0):
-    """What is to be measured now, and the fates of the others."""
+    """What is to be measured now, and the outcomes of the others."""
     outcomes = restarts.receive(words, lease, lane_steps, lane_steps)
     return restarts.unscored, outcomes
 
 
 def measure(restarts, scores, lane_steps=0):
-    """Receive and measure candidates, as words to their loss; the fates of those that the queue dropped."""
+    """Receive and measure candidates, as words to their loss; the outcomes of those that the queue dropped."""
     fresh, outcomes = receive(restarts, list(scores), lane_steps=lane_steps)
     assert not outcomes
     return [candidate for candidate, _ in restarts.scored([scores[candidate.words] for candidate in fresh])]

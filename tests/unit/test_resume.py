@@ -138,3 +138,15 @@ def test_labels_that_were_swapped_on_disk_are_noticed(begin, split):
     line = resume(begin).refused()
     assert "data is not what the run began with" in line and split in line
     assert (begin.path / "checkpoint/state.safetensors").is_file()
+
+
+def test_a_result_that_cannot_be_written_is_one_line_and_loses_nothing(begin):
+    begin(10)
+    (begin.path / "best").write_text("in the way")
+    line = resume(begin).refused()
+    assert "cannot be written" in line and "--resume" in line
+    (begin.path / "best").unlink()
+    assert resume(begin).status == 0
+    assert (begin.path / "summary.json").is_file()
+    kinds = [json.loads(line)["kind"] for line in (begin.path / "history.jsonl").read_text().splitlines()]
+    assert kinds.count("ended") == 1

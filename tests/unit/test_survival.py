@@ -170,20 +170,30 @@ def test_the_gradient_of_the_start_takes_no_more_rows_at_once_than_a_step(runs, 
 
 @pytest.mark.usefixtures("loaded")
 def test_a_full_disk_does_not_end_training_and_the_exit_status_says_so(tmp_path):
-    """A limit on the size of files stands for the disk: the history and the checkpoint stop growing."""
+    ended = run_with_little_disk(tmp_path, 6_000)
+    line = ended.refused()
+    assert "cannot be saved" in line and "free some space" in line
+    assert "cannot be saved" in ended.out and "step 24/24" in ended.out
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_disk_that_is_full_at_the_start_is_one_line_and_leaves_nothing(tmp_path):
+    assert "cannot be written" in run_with_little_disk(tmp_path, 100).refused()
+    assert not list(tmp_path.iterdir())
+
+
+def run_with_little_disk(folder, most):
+    """A limit on the size of files stands for the disk: beyond `most` bytes they stop growing."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, before[1]))
-        ended = run_program(
-            main, "demo", "--folder", tmp_path, "--name", "full", "--task.labels", json.dumps(LABELS), *SHORT_DEMO
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        return run_program(
+            main, "demo", "--folder", folder, "--name", "full", "--task.labels", json.dumps(LABELS), *SHORT_DEMO
         )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    line = ended.refused()
-    assert "cannot be saved" in line and "free some space" in line
-    assert "cannot be saved" in ended.out and "step 24/24" in ended.out
 
 
 def test_a_lane_is_float32_whatever_its_start_was():
@@ -195,12 +205,9 @@ def test_a_lane_is_float32_whatever_its_start_was():
     assert lane.prompt.dtype == lane.head["w"].dtype == torch.float32
 
 
-@pytest.mark.parametrize(("policy", "measured"), [("greedy", 3), ("trial", 2), ("always", 2)])
-def test_greedy_measures_the_incumbent_in_the_pass_of_the_candidates_it_is_compared_with(
-    runs, faulty, policy, measured
-):
+@pytest.mark.parametrize("policy", ["greedy", "trial", "always"])
+def test_the_incumbent_is_measured_in_the_pass_of_the_candidates_that_are_compared_with_it(runs, faulty, policy):
     backbone = faulty(lambda _, logits, __: logits)
     play(runs, f"measured-{policy}", [GOOD, OTHER], policy=policy)
     rows = len(runs.context.task.dev.examples)
-    scoring = next(lanes for lanes, size in backbone.passes if size == rows and lanes > 1)
-    assert scoring == measured
+    assert next(lanes for lanes, size in backbone.passes if size == rows and lanes > 1) == 3

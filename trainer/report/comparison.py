@@ -63,9 +63,10 @@ class Arm:
     scores: dict[int, float]
     """What the task is measured by on test, in percent, by seed; finished runs alone."""
     measure: str
+    differences: dict[int, float]
+    """To the first arm of the recipe, by seed, over the seeds that both have."""
     total: Interval | None
     difference: Interval | None
-    """To the first arm of the recipe, over the seeds that both have."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Forest:
     label: str
     rows: list[Row]
     ticks: list[tuple[float, str]]
+    zero: float | None
+    """Where a difference of zero is; None where it is not a chart of differences."""
 
 
 def interval(values: Sequence[float]) -> Interval | None:
@@ -103,13 +106,16 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def arms(runs: Sequence[Run]) -> list[Arm]:
-    """Runs by recipe and arm; plain prompt tuning first, since the others are compared with it."""
+    """Runs by recipe and arm; plain prompt tuning first, since the others are compared with it.
+
+    Of several arms of plain tuning, the one that is named so.
+    """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((_recipe(run), _arm(run)), []).append(run)
     found: list[Arm] = []
     reference: dict[str, dict[int, float]] = {}
-    for (recipe, name), members in sorted(groups.items(), key=lambda item: (item[0][0], not _is_plain(item[1][0]))):
+    for (recipe, name), members in sorted(groups.items(), key=lambda item: _rank(item[0][0], item[0][1], item[1][0])):
         by_seed: dict[int, Run] = {}
         for run in members:
             seed = _seed(run)
@@ -118,7 +124,7 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
             by_seed[seed] = run
         scores = {seed: score for seed, run in by_seed.items() if (score := _score(run)) is not None}
         plain = reference.setdefault(recipe, scores)
-        paired = [scores[seed] - plain[seed] for seed in scores if seed in plain] if plain is not scores else []
+        paired = {seed: scores[seed] - plain[seed] for seed in scores if seed in plain} if plain is not scores else {}
         measure = next((str(run.summary.get("measure")) for run in members if run.summary), "accuracy")
         found.append(
             Arm(
@@ -127,21 +133,41 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
                 dict(sorted(by_seed.items())),
                 scores,
                 visible(measure),
+                paired,
                 interval(list(scores.values())),
-                interval(paired),
+                interval(list(paired.values())),
             )
         )
     return found
 
 
-def forest(rows: Sequence[Arm], width: int) -> Forest | None:
+def scores_chart(rows: Sequence[Arm], width: int) -> Forest | None:
     """The arms' test scores; None before any run is finished."""
-    scored = [(arm, arm.total) for arm in rows if arm.total]
+    scored = [(arm.name, arm.total, arm.scores) for arm in rows if arm.total]
+    return _forest("Test {} in percent: mean with 95 percent interval, a dot a seed", rows, scored, width, "%.1f%%")
+
+
+def differences_chart(rows: Sequence[Arm], width: int) -> Forest | None:
+    """The arms' differences to the first one; None where no seed has both."""
+    paired = [(arm.name, arm.difference, arm.differences) for arm in rows if arm.difference]
+    return _forest("Test {} minus that of the first arm, in points, seed by seed", rows, paired, width, "%+.1f")
+
+
+def _forest(
+    label: str,
+    rows: Sequence[Arm],
+    scored: Sequence[tuple[str, Interval, dict[int, float]]],
+    width: int,
+    form: str,
+) -> Forest | None:
     if not scored:
         return None
     left, right, step = min(170, width // 3), 16, 30
-    low = min(min(total.low, *arm.scores.values()) for arm, total in scored)
-    high = max(max(total.high, *arm.scores.values()) for arm, total in scored)
+    low = min(min(total.low, *values.values()) for _, total, values in scored)
+    high = max(max(total.high, *values.values()) for _, total, values in scored)
+    is_difference = form.startswith("%+")
+    if is_difference:
+        low, high = min(low, 0.0), max(high, 0.0)
     pad = (high - low) * 0.05 or 1.0
     low, high = low - pad, high + pad
 
@@ -151,17 +177,17 @@ def forest(rows: Sequence[Arm], width: int) -> Forest | None:
     drawn = [
         Row(
             24 + step * index,
-            arm.name,
+            name,
             x(total.low),
             x(total.high),
             x(total.mean),
-            [(x(score), f"seed {seed % 1_000_000}: {score:.1f}%") for seed, score in arm.scores.items()],
+            [(x(value), f"seed {seed % 1_000_000}: {form % value}") for seed, value in values.items()],
         )
-        for index, (arm, total) in enumerate(scored)
+        for index, (name, total, values) in enumerate(scored)
     ]
-    marks = [(x(tick), f"{tick:g}") for tick in ticks(low, high, max(3, width // 120))]
-    label = f"Test {scored[0][0].measure} in percent: mean with 95 percent interval, a dot a seed"
-    return Forest(width, 24 + step * len(drawn) + 18, label, drawn, marks)
+    marks = [(x(tick), f"{tick:g}") for tick in ticks(low, high, max(5, width // 120))]
+    zero = x(0.0) if is_difference else None
+    return Forest(width, 24 + step * len(drawn) + 18, label.format(rows[0].measure), drawn, marks, zero)
 
 
 def multiples(runs: Sequence[Run]) -> list[tuple[str, Chart]]:
@@ -190,8 +216,8 @@ def _restarts(run: Run) -> tuple[str, str]:
     return str(values.get("policy")), str(values.get("source"))
 
 
-def _is_plain(run: Run) -> bool:
-    return _restarts(run)[0] == "none"
+def _rank(recipe: str, arm: str, run: Run) -> tuple[str, bool, bool]:
+    return recipe, _restarts(run)[0] != "none", arm != "plain"
 
 
 def _arm(run: Run) -> str:

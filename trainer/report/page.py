@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,15 @@ REPORT = "report.html"
 WIDE, NARROW = (900, 340), (400, 300)
 """Pixels of a chart on a screen and on a phone."""
 MOST_MULTIPLES = 60
+LEGEND = (
+    ("adopted", "incumbents"),
+    ("trying", "on trial"),
+    ("dropped", "dropped"),
+    ("baseline", "plain prompt tuning"),
+    ("mark", "adopted"),
+    ("wait", "asked to answered"),
+)
+"""Meanings of what a chart of the development loss may have, by class."""
 
 
 def write_report(run_directory: Path) -> Path:
@@ -99,6 +108,7 @@ def _run_values(run: Run) -> dict[str, Any]:
         "results": facts.results(run),
         "measure": visible(run.summary.get("measure") or "accuracy", 40),
         "loss_charts": _charts(facts.loss_chart, run),
+        "legend": LEGEND,
         "training_charts": _charts(facts.training_chart, run),
         "lineage": facts.lineage(run),
         "nearest": facts.nearest(run),
@@ -126,11 +136,8 @@ def _runs_values(runs: Sequence[Run]) -> dict[str, Any]:
             {
                 "name": name,
                 "arms": arms,
-                "forests": [
-                    (kind, drawn)
-                    for kind, (width, _) in (("wide", WIDE), ("narrow", NARROW))
-                    if (drawn := comparison.forest(arms, width))
-                ],
+                "scores": _forests(comparison.scores_chart, arms),
+                "differences": _forests(comparison.differences_chart, arms),
                 "multiples": comparison.multiples([run for arm in arms for run in arm.runs.values()][:MOST_MULTIPLES]),
             }
             for name, arms in by_recipe.items()
@@ -154,6 +161,14 @@ def _charts(draw: Any, run: Run) -> list[tuple[str, Any]]:
     return [(kind, chart) for kind, (width, height) in sizes.items() if (chart := draw(run, width, height))]
 
 
+def _forests(
+    draw: Callable[[Sequence[comparison.Arm], int], comparison.Forest | None], arms: Sequence[comparison.Arm]
+) -> list[tuple[str, comparison.Forest]]:
+    """The same chart for a screen and for a phone."""
+    sizes = {"wide": WIDE[0], "narrow": NARROW[0]}
+    return [(kind, chart) for kind, width in sizes.items() if (chart := draw(arms, width))]
+
+
 def _render(template: str, **values: Any) -> Markup:
     return Markup(_environment().get_template(template).render(**values))
 
@@ -162,6 +177,7 @@ def _render(template: str, **values: Any) -> Markup:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("trainer.report"),
+        auto_reload=False,  # a live page stays that of the code that serves it
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -173,7 +189,7 @@ def _environment() -> Environment:
         "percent": facts.percent,
         "visible": visible,
     }
-    environment.globals["outcomes"] = facts.FATES
+    environment.globals["outcomes"] = facts.OUTCOMES
     return environment
 
 

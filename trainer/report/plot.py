@@ -95,7 +95,7 @@ def line_chart(
         values: range of the vertical axis; default: that of the lines.
         marks: lane-steps with a vertical line, and its title.
         spans: bars under the axis.
-        bare: a small multiple, with two ticks a side.
+        bare: a small multiple, with few ticks.
     """
     low, high = values or value_range(series)
     if not low <= high:
@@ -116,9 +116,9 @@ def line_chart(
     def y(value: float) -> float:
         return round(chart.top + plot_height * (high - value) / (high - low), 1)
 
-    chart.x_ticks = [(x(tick), f"{tick:,.0f}") for tick in ticks(0, end, 2 if bare else max(3, width // 110))]
+    chart.x_ticks = [(x(tick), f"{tick:,.0f}") for tick in ticks(0, end, 3 if bare else max(3, width // 110))]
     chart.y_ticks = [
-        (y(tick), text) for tick, text in _labelled(ticks(low, high, 2 if bare else max(3, plot_height // 45)))
+        (y(tick), text) for tick, text in _labelled(ticks(low, high, 3 if bare else max(3, plot_height // 45)))
     ]
     chart.lines = [_draw(one, x, y, bare) for one in series]
     chart.marks = [(x(step), title) for step, title in marks]

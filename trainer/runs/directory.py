@@ -74,16 +74,20 @@ class RunDirectory:
             UserError: the name is in use, or the directory cannot be written.
         """
         root = Path(settings.folder)
+        directory = None
         try:
             root.mkdir(parents=True, exist_ok=True)
             path = _claim(root, settings)
             before = _latest(root)
             _point_latest(root, path.name)
+            directory = cls(path)
+            directory._replaced_latest = before
+            directory.begin(settings)
         except OSError as error:
-            raise UserError(f"folder = {settings.folder!r}: {error.strerror}: {error.filename}") from None
-        directory = cls(path)
-        directory._replaced_latest = before
-        directory.begin(settings)
+            if directory:
+                directory.discard()
+            where = error.filename or root
+            raise UserError(f"folder = {settings.folder!r} cannot be written: {error.strerror}: {where}") from None
         return directory
 
     @classmethod

@@ -303,7 +303,7 @@ class Restarts:
 
 
 def outscored(candidate: Candidate) -> CandidateOutcome:
-    """The fate of a candidate that was measured and never tried."""
+    """The outcome of a candidate that was measured and never tried."""
     return CandidateOutcome(words=candidate.words, outcome="outscored", score=candidate.score)
 
 

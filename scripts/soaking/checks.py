@@ -10,16 +10,16 @@ from safetensors.torch import load_file
 
 from bus.messages import Outcomes, Proposal
 from bus.record import Ended, Leased, read
-from scripts.soak_system import System
+from scripts.soaking.system import System
 from trainer.runs.directory import BEST_TENSORS, HISTORY, RECORD, SUMMARY
 
-WARM_UP_SECONDS = 30.0
+WARM_UP_SECONDS = 60.0
 """What a process allocates at first is not a leak."""
 
 OBSERVED_SECONDS = 300.0
-"""A slope of less is not judged."""
+"""A shorter life is not judged, because allocators are still filling up."""
 
-MAX_SLOPE = 0.5
+MAX_SLOPE = 2.0
 """MiB a minute."""
 
 Check = tuple[str, bool, str]
@@ -107,17 +107,18 @@ def check_replay(system: System) -> Check:
 
 
 def check_memory(memory: dict[str, list[list[tuple[float, float]]]]) -> list[Check]:
-    """Slope of the memory of each process within its lives, without their warm-up."""
+    """Slope of the memory of each process within its lives, without their warm-up; 0 where none is long enough."""
     checks = []
     for name, lives in memory.items():
         parts = [[(at, mib) for at, mib in life if at - life[0][0] >= WARM_UP_SECONDS] for life in lives if life]
-        parts = [part for part in parts if len(part) >= 2]
+        parts = [part for part in parts if part and part[-1][0] - part[0][0] >= OBSERVED_SECONDS]
         seconds = sum(part[-1][0] - part[0][0] for part in parts)
         slope = 60 * _slope(parts)
         most = max((mib for life in lives for _, mib in life), default=0.0)
-        judged = seconds >= OBSERVED_SECONDS
-        figure = f"{slope:+.3f} MiB a minute over {seconds / 60:.1f} minutes in {len(lives)} lives, most {most:.0f} MiB"
-        checks.append((f"memory of {name} flat", slope <= MAX_SLOPE or not judged, figure))
+        figure = f"{slope:+.2f} MiB a minute over {seconds / 60:.0f} minutes" if parts else "its lives are too short"
+        checks.append(
+            (f"memory of {name} flat", slope <= MAX_SLOPE, f"{figure}, most {most:.0f} MiB, {len(lives)} lives")
+        )
     return checks
 
 
