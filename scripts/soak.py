@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.harness.processes import Household  # noqa: E402 - the checkout must be found first
-from scripts.soak_system import PROPOSERS, System  # noqa: E402
-from scripts.soak_troubles import Remedy, Trouble, restarts_of_the_trainer, troubles  # noqa: E402
+from scripts.soaking.system import PROPOSERS, System  # noqa: E402
+from scripts.soaking.troubles import Remedy, Trouble, restarts_of_the_trainer, troubles  # noqa: E402
 from shared.errors import run_command  # noqa: E402
 
 LONGEST_PAUSE_SECONDS = 8.0
@@ -140,7 +140,7 @@ def _report(system: System, schedule: Schedule, minute: int, seconds: float) -> 
 
 def check(system: System) -> list[tuple[str, bool, str]]:
     """Everything that is checked at the end."""
-    from scripts.soak_checks import check_memory, check_replay, check_run  # loads torch
+    from scripts.soaking.checks import check_memory, check_replay, check_run  # loads torch
 
     return [
         *check_run(system.run, system.budget),

@@ -195,8 +195,8 @@ class RestartSettings(Section):
     """Steps that a challenger trains before it is judged."""
     patience: int = Field(1, ge=0)
     """trial: challengers start after this many evaluations without a lower development loss; until then each step
-    serves the incumbent better. Without a trained head, words that have a lower development loss than the incumbent do
-    not wait. 0: start all at once."""
+    serves the incumbent better. Words with a lower development loss than an incumbent that comes from noise do not
+    wait, unless a head is trained. 0: start all at once."""
     sync_wait_seconds: float = Field(60.0, gt=0)
     """sync: longest wait for a proposal; the run then continues without one."""
     digest: Literal["full", "shuffled", "blind"] = "full"

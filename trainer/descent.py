@@ -65,7 +65,7 @@ class Descent:
 
     def _forward_backward(self, lanes: list[Lane], indices: Tensor) -> list[float]:
         seed = self._settings.seed * 1_000_003 + self._state.iterations
-        torch.manual_seed(seed * ranks.count() + ranks.number())  # dropout repeats after a resume
+        _seed(seed * ranks.count() + ranks.number(), lanes[0].prompt.device)  # dropout repeats after a resume
         with self._signals.interruptible():
             zero_grad(lanes)
             values: list[float] = self._add_gradients(lanes, indices, training=True).tolist()
@@ -146,3 +146,15 @@ def _sum_over_ranks(lanes: list[Lane], values: list[float]) -> list[float]:
     ranks.all_reduce([sums, *(one.grad for one in parameters if one.grad is not None)])
     totals: list[float] = sums.tolist()
     return totals
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the generator that dropout on `device` draws from.
+
+    On a processor `torch.manual_seed` takes half a millisecond more, two percent of the demo's step: it prepares the
+    generators of GPUs, present or not, for later.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -189,7 +189,7 @@ class Proposals:
         for candidate, result in zip(fresh, results, strict=True):
             if candidate.score is not None:
                 state.trajectory.measure(candidate.words, result)
-        incumbent = (state.dev.loss, self._plateau, bool(state.lanes[0].head))
+        incumbent = (state.dev.loss, self._plateau, self._from_noise)
         held = sum(state.restarts.holds(candidate, *incumbent) for candidate in state.restarts.waiting)
         self.observers(CandidatesScored(fresh, state.lane_steps, time.monotonic() - began, held))
         self._pass_over(out)
@@ -204,8 +204,7 @@ class Proposals:
 
     def _start_candidates(self) -> None:
         state = self.state
-        has_head = bool(state.lanes[0].head)
-        while candidate := state.restarts.start(state.lane_steps, state.dev.loss, self._plateau, has_head):
+        while candidate := state.restarts.start(state.lane_steps, state.dev.loss, self._plateau, self._from_noise):
             lane = self._new_lane(candidate)
             if self.settings.restarts.policy == "trial":
                 state.lanes.append(lane)
@@ -263,6 +262,12 @@ class Proposals:
     @property
     def _is_noise(self) -> bool:
         return self.settings.restarts.source == "random"
+
+    @property
+    def _from_noise(self) -> bool:
+        """Whether the incumbent comes from noise and trains no head."""
+        incumbent = self.state.lanes[0]
+        return not incumbent.head and not any(origin.words for origin in incumbent.lineage)
 
     @property
     def _plateau(self) -> bool:

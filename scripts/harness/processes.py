@@ -118,7 +118,7 @@ class Process:
         found = []
         for status in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
-                if int(status.read_text().rpartition(")")[2].split()[1]) == self.process.pid:
+                if int(status.read_text().rpartition(")")[2].split()[1]) == self.pid:
                     found.append(int(status.parent.name))
         return sorted(found)
 

@@ -128,7 +128,7 @@ def test_a_wrong_trainer_key_is_refused(start, folder, caplog):
 
 
 def test_a_trainer_without_keys_is_not_trusted_by_a_proposer_with_keys(start, folder, caplog):
-    server = start(BusServer, secret_key=None)
+    server = start(BusServer, secret_key=None, allowed_keys=BusSettings().allowed_keys)
     refused(server, client(start, folder, server, "a"), caplog, "see that the trainer has bus.secret_key")
 
 

@@ -198,7 +198,7 @@ def observe_everything(metrics):
         for gain in (-2.0, -0.2, 0.0, 0.2, 20.0):
             metrics.trial_gain.observe(gain)
         metrics.staleness.observe(7)
-        for outcome in (*OUTCOMES, 'odd "fate"\n'):
+        for outcome in (*OUTCOMES, 'odd "outcome"\n'):
             metrics.candidates.inc(outcome)
     else:
         for outcome in (*get_args(RequestOutcome), "odd"):

@@ -109,7 +109,7 @@ def test_the_pool_keeps_the_best_and_no_more_than_its_size():
     assert [kept.dev.loss for kept in pool.snapshots] == sorted(losses)[:SIZE]
 
 
-def test_fitness_is_cross_entropy_and_accuracy_of_each_lane():
+def test_a_measurement_is_cross_entropy_and_accuracy_of_each_lane():
     logits = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(1))
     targets = torch.tensor([0, 1, 2, 0, 1, 2, 0])
     for lane, found in zip(logits, evaluate(logits, targets), strict=True):

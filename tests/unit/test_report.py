@@ -276,6 +276,18 @@ def test_the_live_page_renders_once_for_all_and_again_when_there_is_news(tmp_pat
     assert page.renderings == 2
 
 
+def test_the_live_page_rests_by_the_processor_time_of_a_rendering_and_not_by_its_duration(tmp_path):
+    folder, clock, cost = make_run(tmp_path / "run", run_events()[:20]), Clock(), iter([0.0, 0.05, 0.05, 0.06])
+    page = LivePage(folder, "127.0.0.1", clock, lambda: next(cost))
+    page.respond("/data", HOST)
+    for seconds, renderings in ((9.0, 1), (1.5, 2), (1.5, 2)):
+        with (folder / "history.jsonl").open("a") as file:
+            file.write(f'{{"kind": "evaluation", "step": {clock.now + seconds}, "dev_loss": 0.1}}\n')
+        clock.now += seconds
+        page.respond("/data", HOST)
+        assert page.renderings == renderings
+
+
 @pytest.mark.parametrize(
     "host", ["", "evil.example", "evil.example:5000", "127.0.0.1.evil.example", "localhost.evil:1"]
 )

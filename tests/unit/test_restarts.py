@@ -21,21 +21,21 @@ def machine(policy="trial", budget=1000, **values):
 
 
 def receive(restarts, words, lease="lease", lane_steps=0):
-    """What is to be measured now, and the fates of the others."""
+    """What is to be measured now, and the outcomes of the others."""
     outcomes = restarts.receive(words, lease, lane_steps, lane_steps)
     return restarts.unscored, outcomes
 
 
 def measure(restarts, scores, lane_steps=0):
-    """Receive and measure candidates, as words to their loss; the fates of those that the queue dropped."""
+    """Receive and measure candidates, as words to their loss; the outcomes of those that the queue dropped."""
     fresh, outcomes = receive(restarts, list(scores), lane_steps=lane_steps)
     assert not outcomes
     return [candidate for candidate, _ in restarts.scored([scores[candidate.words] for candidate in fresh])]
 
 
-def begin(restarts, lane, lane_steps=0, loss=1.0, plateau=True, has_head=False):
+def begin(restarts, lane, lane_steps=0, loss=1.0, plateau=True, from_noise=False):
     """Start the best waiting candidate in `lane`."""
-    candidate = restarts.start(lane_steps, loss, plateau, has_head)
+    candidate = restarts.start(lane_steps, loss, plateau, from_noise)
     if candidate is not None:
         restarts.opened(lane, candidate)
     return candidate
@@ -183,20 +183,20 @@ def test_trial_waits_for_the_incumbent_to_stop_improving(patience):
     assert begin(restarts, 2, plateau=True, loss=0.1).words == "b"
 
 
-def test_words_that_are_better_than_the_incumbent_do_not_wait():
+def test_words_that_are_better_than_noise_do_not_wait():
     restarts = machine(patience=1)
     measure(restarts, {"a": 0.1, "b": 0.2})
-    assert begin(restarts, 1, plateau=False, loss=0.2).words == "a"
-    assert begin(restarts, 2, plateau=False, loss=0.2) is None
-    assert begin(restarts, 2, plateau=True, loss=0.2).words == "b"
+    assert begin(restarts, 1, plateau=False, loss=0.2, from_noise=True).words == "a"
+    assert begin(restarts, 2, plateau=False, loss=0.2, from_noise=True) is None
+    assert begin(restarts, 2, plateau=True, loss=0.2, from_noise=True).words == "b"
 
 
 @given(score=st.floats(0, 2), loss=st.floats(0, 2))
-def test_all_words_wait_while_a_head_is_trained(score, loss):
+def test_all_words_wait_for_an_incumbent_that_comes_from_words(score, loss):
     restarts = machine(patience=1)
     measure(restarts, {"a": score})
-    assert begin(restarts, 1, plateau=False, loss=loss, has_head=True) is None
-    assert begin(restarts, 1, plateau=True, loss=loss, has_head=True).words == "a"
+    assert begin(restarts, 1, plateau=False, loss=loss) is None
+    assert begin(restarts, 1, plateau=True, loss=loss).words == "a"
 
 
 def test_trial_starts_candidates_that_score_worse_than_the_incumbent():
@@ -371,8 +371,10 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         challengers=st.integers(1, 3),
         queue=st.integers(1, 4),
         budget=st.integers(20, 200),
+        from_noise=st.booleans(),
     )
-    def open(self, policy, challengers, queue, budget):
+    def open(self, policy, challengers, queue, budget, from_noise):
+        self.from_noise = from_noise
         self.limits = (challengers, queue)
         self.budget = budget
         self.restarts = machine(
@@ -426,7 +428,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         if self.done:
             return
         self.measure()
-        while candidate := self.restarts.start(self.lane_steps, self.loss, self.plateau):
+        while candidate := self.restarts.start(self.lane_steps, self.loss, self.plateau, self.from_noise):
             if self.restarts.settings.policy == "trial":
                 self.restarts.opened(self.opened, candidate)
                 self.lanes[self.opened] = 0
@@ -443,6 +445,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
                 assert (outcome.outcome == "adopted") == (score < self.loss)
                 assert outcome.gain == self.loss - score
                 self.loss = min(self.loss, score)
+                self.from_noise = self.from_noise and outcome.outcome != "adopted"
                 self.end(outcome)
                 del self.lanes[lane]
         if self.lane_steps >= self.budget:

@@ -136,7 +136,7 @@ def test_a_digest_says_where_the_gradient_pushes(fruit):
     assert made.slope.plateau is False
 
 
-def test_a_digest_has_the_best_prompts_first_and_the_newest_fates(fruit):
+def test_a_digest_has_the_best_prompts_first_and_the_newest_outcomes(fruit):
     trajectory = Trajectory()
     mark(trajectory, fruit, [1.0])
     for number in range(100):

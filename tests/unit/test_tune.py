@@ -326,6 +326,14 @@ def test_a_round_that_a_stop_breaks_off_is_held_after_the_resume(runs):
     assert script.outcome(GOOD)
 
 
+@pytest.mark.parametrize(("init", "first"), [("random", 0), ("words", None)])
+def test_words_start_at_once_where_the_run_starts_from_noise(runs, init, first):
+    start = {"init": init, **({"words": BAD} if init == "words" else {})}
+    restarts = {"policy": "trial", "source": "bus", "mode": "sync", "patience": 5}
+    runs.tune(f"noise-{init}", propose=Script([GOOD]), prompt=start, optimizer=SLOW, restarts=restarts)
+    assert [event["step"] for event in runs.events(f"noise-{init}", "trial")] == ([] if first is None else [first])
+
+
 @pytest.mark.parametrize("policy", ["always", "greedy", "trial"])
 def test_a_stop_at_an_adoption_changes_nothing(runs, policy, monkeypatch):
     """The signal comes while the new incumbent is measured, before it is one."""

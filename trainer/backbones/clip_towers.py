@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from shared.errors import UserError
 from shared.settings import BackboneSettings
 from trainer.backbones.features import identify
+from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, token_embeddings
 from trainer.backbones.model_options import freeze, load_options
@@ -41,6 +42,7 @@ class ClipTowers:
         self.config = model.config.text_config
         with refusing(settings, "is built unlike CLIP and SigLIP", "choose one of these"):
             freeze(model, settings, device)
+            use_onednn(model)
             self._model = model
             self._lookup = model.text_model.get_input_embeddings()
             self.device = self._lookup.weight.device

@@ -86,14 +86,14 @@ class Encoder:
         dtype = options["dtype"]
         model: Any = load_classifier(settings, self._outputs, options)
         freeze(model, settings, device)
+        use_onednn(model.base_model)  # not the head, which is trained
+        if settings.dropout:
+            use_fast_dropout(model.base_model)
         self.device = model.get_input_embeddings().weight.device
         self._max_tokens = max_text_tokens(model, self._tokenizer, settings, prompt)
         self.vocabulary = Vocabulary(self._tokenizer, token_embeddings(settings, model))
         check_tokenizer(settings, self._tokenizer, self.vocabulary)
         _check_labels(labels, self._tokenizer)
-        use_onednn(model.base_model)
-        if settings.dropout:
-            use_fast_dropout(model.base_model)
         self._memory_positions = max_pass_positions(model.config, self.device, dtype, settings.checkpointing)
         self._body = model.base_model
         self._embeddings = self._body.get_input_embeddings()

@@ -21,9 +21,7 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs [..., out_features] of `input` [..., in_features]."""
-        rows = input.reshape(
-            -1, self.in_features
-        )  # of more dimensions a Function's output could not be changed in place
+        rows = input.reshape(-1, self.in_features)  # else the output is a view, which models cannot change in place
         output: Tensor = _Product.apply(rows, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return output.view(*input.shape[:-1], self.out_features)
 

@@ -40,7 +40,7 @@ TRIED_FIRST = (
     "duplicate",
     "empty",
 )
-FATES = {
+OUTCOMES = {
     "adopted": "adopted: replaced the incumbent",
     "dropped": "dropped: lost its trial",
     "unfinished": "unfinished: the budget ended first",
@@ -308,11 +308,11 @@ def costs(run: Run) -> list[tuple[str, str]]:
     leases = sum(max(1, len(digest.leases)) for digest in view.digests.values())
     share = f" of {view.lane_steps:,} ({wasted / view.lane_steps:.0%})" if view.lane_steps else ""
     return [
-        ("answers", f"{answers} to {leases} requests" + (f": {models}" if models else "")),
-        ("LLM time", f"{duration(sum(seconds))} in {len(seconds)} answers" if seconds else "not recorded"),
+        ("answers", f"{answers} to {counted(leases, 'request')}" + (f": {models}" if models else "")),
+        ("LLM time", f"{duration(sum(seconds))} in {counted(len(seconds), 'answer')}" if seconds else "not recorded"),
         ("tokens", f"{input_tokens:,} in, {output_tokens:,} out" if input_tokens or output_tokens else "not counted"),
         ("lane-steps on lanes that were not adopted", f"{wasted:,}{share}"),
-        ("scoring", f"{len(view.scored):,} candidates" + (f" in {duration(sum(scoring))}" if scoring else "")),
+        ("scoring", counted(len(view.scored), "candidate") + (f" in {duration(sum(scoring))}" if scoring else "")),
         ("training time", duration(elapsed) if elapsed else "not recorded"),
         ("bus and restarts, scoring included", f"{bus / elapsed:.1%} of the training time" if elapsed else NO_VALUE),
     ]
@@ -377,6 +377,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def adopted_of_tried(run: Run) -> tuple[int, int]:

@@ -21,7 +21,8 @@ from trainer.report.run import Run
 FRESH_SECONDS = 1.0
 """The history is read again when the last look is older than this, however many ask."""
 REST = 200
-"""And when this many times the duration of the last rendering have passed, so that viewers cost half a percent."""
+"""And when this many times the processor time of the last rendering have passed, so that viewers cost half a percent.
+Not its duration: on a busy machine that is many times longer, and the page would hardly move."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,17 @@ class Response:
 class LivePage:
     """Answers `/`, the page, and `/data`, its sections, for a run that goes on."""
 
-    def __init__(self, run_directory: Path, host: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        run_directory: Path,
+        host: str,
+        clock: Callable[[], float] = time.monotonic,
+        cost: Callable[[], float] = time.thread_time,
+    ) -> None:
         self._run = Run(run_directory)
         self._hosts = {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
         self._clock = clock
+        self._cost = cost
         self._lock = threading.Lock()
         self._next_look = -inf
         self._state = ""
@@ -77,10 +85,11 @@ class LivePage:
                     self._bodies.clear()
                 self._next_look, self._state = began + FRESH_SECONDS, state
             if where not in self._bodies:
+                before = self._cost()
                 page = render_live(self._run) if where == "/" else str(sections([self._run]))
                 self._bodies[where] = page.encode("utf-8", "replace")
                 self.renderings += 1
-                self._next_look = max(self._next_look, began + REST * (self._clock() - began))
+                self._next_look = max(self._next_look, began + REST * (self._cost() - before))
             return self._bodies[where]
 
     def _is_ours(self, host: str) -> bool:

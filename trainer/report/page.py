@@ -19,6 +19,15 @@ REPORT = "report.html"
 WIDE, NARROW = (900, 340), (400, 300)
 """Pixels of a chart on a screen and on a phone."""
 MOST_MULTIPLES = 60
+LEGEND = (
+    ("adopted", "incumbents"),
+    ("trying", "on trial"),
+    ("dropped", "dropped"),
+    ("baseline", "plain prompt tuning"),
+    ("mark", "adopted"),
+    ("wait", "asked to answered"),
+)
+"""Meanings of what a chart of the development loss may have, by class."""
 
 
 def write_report(run_directory: Path) -> Path:
@@ -99,6 +108,7 @@ def _run_values(run: Run) -> dict[str, Any]:
         "results": facts.results(run),
         "measure": visible(run.summary.get("measure") or "accuracy", 40),
         "loss_charts": _charts(facts.loss_chart, run),
+        "legend": LEGEND,
         "training_charts": _charts(facts.training_chart, run),
         "lineage": facts.lineage(run),
         "nearest": facts.nearest(run),
@@ -167,6 +177,7 @@ def _render(template: str, **values: Any) -> Markup:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("trainer.report"),
+        auto_reload=False,  # a live page stays that of the code that serves it
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -178,7 +189,7 @@ def _environment() -> Environment:
         "percent": facts.percent,
         "visible": visible,
     }
-    environment.globals["outcomes"] = facts.FATES
+    environment.globals["outcomes"] = facts.OUTCOMES
     return environment
 
 

@@ -189,14 +189,16 @@ class Restarts:
             (one, outscored(one)) for one in ranked[keep:]
         ]
 
-    def start(self, lane_steps: int, incumbent_loss: float, plateau: bool, has_head: bool = False) -> Candidate | None:
+    def start(
+        self, lane_steps: int, incumbent_loss: float, plateau: bool, from_noise: bool = False
+    ) -> Candidate | None:
         """The candidate to start now, if any; call `opened` or `replaced` with it, and again until there is none.
 
         Args:
             lane_steps: lane-steps now.
             incumbent_loss: the incumbent's development loss now.
             plateau: whether the incumbent has stopped improving.
-            has_head: whether a head is trained with the prompt.
+            from_noise: whether the incumbent comes from noise and trains no head.
         """
         if not self.waiting or not self.has_room(lane_steps):
             return None
@@ -204,20 +206,20 @@ class Restarts:
         match self.settings.policy:
             case "trial":
                 is_ready = len(self.trials) < self.settings.max_challengers
-                is_ready = is_ready and not self.holds(best, incumbent_loss, plateau, has_head)
+                is_ready = is_ready and not self.holds(best, incumbent_loss, plateau, from_noise)
             case "greedy":
                 is_ready = _score(best) < incumbent_loss
             case _:
                 is_ready = True
         return best if is_ready else None
 
-    def holds(self, candidate: Candidate, incumbent_loss: float, plateau: bool, has_head: bool) -> bool:
-        """Whether `candidate` waits until the incumbent stops improving, as `start` describes it.
+    def holds(self, candidate: Candidate, incumbent_loss: float, plateau: bool, from_noise: bool) -> bool:
+        """Whether `candidate` waits until the incumbent stops improving. The arguments are those of `start`.
 
-        Words with a lower loss do not wait. They do where a head is trained: it makes their losses alike at first, and
-        later it fits the incumbent.
+        Words with a lower loss than an incumbent that comes from noise do not wait. Where it comes from words too, or
+        a head is untrained, such differences are mostly chance, and the incumbent's first steps pay most.
         """
-        is_better = not has_head and _score(candidate) < incumbent_loss
+        is_better = from_noise and _score(candidate) < incumbent_loss
         return self.settings.policy == "trial" and self.settings.patience > 0 and not (plateau or is_better)
 
     def opened(self, lane: int, candidate: Candidate) -> None:
@@ -301,7 +303,7 @@ class Restarts:
 
 
 def outscored(candidate: Candidate) -> CandidateOutcome:
-    """The fate of a candidate that was measured and never tried."""
+    """The outcome of a candidate that was measured and never tried."""
     return CandidateOutcome(words=candidate.words, outcome="outscored", score=candidate.score)
 
 

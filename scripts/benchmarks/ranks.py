@@ -16,7 +16,7 @@ SETTLE = 1.0
 ENDLESS = ("--steps", "10000000", "--restarts.policy", "none", "--num_evals", "1")
 
 
-def ranks(options: argparse.Namespace) -> None:
+def measure(options: argparse.Namespace) -> None:
     """Start both, and let one of the two run at a time."""
     with tempfile.TemporaryDirectory() as folder, Household(Path(folder)) as home:
         runs = {"one": home.trainer(*options.run, *ENDLESS, "--name", "one")}

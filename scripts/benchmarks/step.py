@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from shared.config import load
+from shared.errors import UserError
 from shared.settings import Settings
 from trainer.backbones import choose_device, load_family
 from trainer.paths import find_folder, find_model
@@ -206,8 +207,10 @@ def _random_roberta(folder: Path) -> str:
     return str(folder)
 
 
-def step(options: argparse.Namespace) -> None:
+def measure(options: argparse.Namespace) -> None:
     """Milliseconds of a step each way, in turns within one run, because a machine's speed drifts."""
+    if not options.data.is_file():
+        raise UserError(f"--data {options.data}: no such file; name RTE's train.jsonl of SuperGLUE")
     rows = [json.loads(line) for line in Path(options.data).read_text(encoding="utf-8").splitlines()]
     device = choose_device(options.device)
     with TemporaryDirectory() as folder:

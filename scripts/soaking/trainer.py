@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from shared import logs
 from shared.errors import run_command
 from shared.settings import Settings

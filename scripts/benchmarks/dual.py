@@ -1,4 +1,4 @@
-"""A step of a dual encoder as classes and lanes grow, and what scoring, an evaluation and a digest cost beside it."""
+"""A step of a dual encoder as classes and lanes grow, and what scoring, an evaluation and a digest cost."""
 
 import argparse
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scripts.gradient_step import CLOCKS
+from scripts.benchmarks.step import CLOCKS
 from shared.config import load
 from shared.settings import Settings
 from trainer.backbones import choose_device, load_family
@@ -72,7 +72,7 @@ def ways_of(classes: int, settings: Settings, device: torch.device) -> dict[str,
     }
 
 
-def dual(options: argparse.Namespace) -> None:
+def measure(options: argparse.Namespace) -> None:
     """Milliseconds of each, in turns within one run, and how many steps that is."""
     device = choose_device(options.device)
     values = {"backbone": {"path": options.model}, "prompt": {"num_tokens": TOKENS}}

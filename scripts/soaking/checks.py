@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from bus.messages import Outcomes, Proposal
 from bus.record import Ended, Leased, read
-from scripts.soak_system import System
+from scripts.soaking.system import System
 from trainer.runs.directory import BEST_TENSORS, HISTORY, RECORD, SUMMARY
 
 WARM_UP_SECONDS = 60.0

@@ -16,7 +16,7 @@ from bus.client import BusClient
 from bus.codec import encode
 from bus.keys import read_secret
 from bus.messages import Proposal, Ready, Usage
-from scripts.soak_system import System
+from scripts.soaking.system import System
 from shared.settings import BusSettings
 
 LIMIT = BusSettings().max_frame_bytes

@@ -19,7 +19,7 @@ from bus.leases import Leases
 from bus.messages import Digest, Point
 from bus.record import RecordingChannel
 from bus.server import BusServer
-from scripts.bus_peers import READY_SECONDS, flood, propose
+from scripts.benchmarks.peers import READY_SECONDS, flood, propose
 from shared.append_log import AppendLog
 from shared.settings import BusSettings, Settings
 from trainer.proposals import Proposals
@@ -65,7 +65,7 @@ class Exchange(Proposals):
         self.settled += 1
 
 
-def bus(options: argparse.Namespace) -> None:
+def measure(options: argparse.Namespace) -> None:
     """Proposers and step times, then the lease machine, then a flood."""
     torch.set_num_threads(1)
     if options.only_flood:

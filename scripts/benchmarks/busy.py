@@ -18,7 +18,7 @@ SETTLE = 1.0
 BUSY = "while True: pass"
 
 
-def busy(options: argparse.Namespace) -> None:
+def measure(options: argparse.Namespace) -> None:
     """Print steps per second without busy processes, and with each number of them, as medians of the rounds."""
     windows: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as folder, Household(Path(folder)) as home:

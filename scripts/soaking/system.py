@@ -116,7 +116,7 @@ class System:
     def keys(self, *arguments: str) -> None:
         """Call `python -m bus.keys`."""
         command = [sys.executable, "-m", "bus.keys", "--folder", f"{self.folder}/keys", *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).resolve().parents[1])
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).resolve().parents[2])
 
     def rest(self, seconds: float) -> None:
         """Let the trainer rest after each step."""
@@ -141,7 +141,7 @@ class System:
 
     def _start_trainer(self, verb: str, what: str) -> None:
         self.processes["trainer"] = self.home.start(
-            sys.executable, str(Path(__file__).with_name("soak_trainer.py")), verb, what,
+            sys.executable, "-m", "scripts.soaking.trainer", verb, what,
             SOAK_REST=str(self._rest), PORT=str(self.ports["trainer"]),
         )  # fmt: skip
         self.memory.setdefault("trainer", []).append([])
@@ -150,7 +150,7 @@ class System:
         """A replay of the run."""
         self.rest(0.0)
         return self.home.start(
-            sys.executable, str(Path(__file__).with_name("soak_trainer.py")), "replay", str(self.run),
+            sys.executable, "-m", "scripts.soaking.trainer", "replay", str(self.run),
             SOAK_REST=str(self._rest),
         )  # fmt: skip
 

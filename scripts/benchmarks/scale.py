@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
 
 START = {"classes": 50, "lanes": 1, "tokens": 4, "rows": 32, "candidates": 0}
 GROWTH = {
@@ -27,7 +26,7 @@ GROWTH = {
 TARGET = {"classes": 1000, "lanes": 4, "tokens": 16, "rows": 32, "candidates": 0}
 
 
-def scale(options: argparse.Namespace) -> None:
+def measure(options: argparse.Namespace) -> None:
     """Measure START, then each of GROWTH, or only the sizes asked for."""
     if options.sizes:
         sizes = [{**START, **json.loads(options.sizes)}]
@@ -40,7 +39,8 @@ def scale(options: argparse.Namespace) -> None:
         _save(Path(folder))
         for each in sizes:
             given = json.dumps({**each, "folder": folder, "threads": options.threads})
-            done = subprocess.run([sys.executable, __file__, given], stdout=subprocess.PIPE, text=True, check=True)
+            command = [sys.executable, "-m", "scripts.benchmarks.scale", given]
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             numbers = [str(value) for value in each.values()] + [f"{found['seconds']:.2f}", f"{found['peak']:.0f}"]
             print("".join(f"{number:>12}" for number in numbers), flush=True)
@@ -62,7 +62,7 @@ def _save(folder: Path) -> None:
         part.save_pretrained(folder)
 
 
-def measure(sizes: dict[str, Any]) -> dict[str, float]:
+def measure_one(sizes: dict[str, Any]) -> dict[str, float]:
     """Seconds of one step, or of scoring `candidates` where there are any, and this process's peak in MiB."""
     import torch
 
@@ -109,4 +109,4 @@ def measure(sizes: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(json.loads(sys.argv[1]))))
+    print(json.dumps(measure_one(json.loads(sys.argv[1]))))

@@ -1,0 +1,1 @@
+"""What scripts/soak is made of: the system, its troubles, and what is checked at the end."""
