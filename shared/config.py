@@ -12,7 +12,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from shared.errors import UserError
+from shared.errors import TRACEBACK, UserError
 from shared.layers import RECIPES, Layer, file_layers, recipe_names, recipe_summary
 from shared.settings import Settings
 
@@ -89,7 +89,7 @@ def _environment_layer() -> Layer:
     origins: dict[tuple[str, ...], str] = {}
     for name in sorted(os.environ):  # a section comes before its settings, which win
         path = name.removeprefix(PREFIX).lower().split("__")
-        if not name.startswith(PREFIX) or path == ["recipe"]:
+        if not name.startswith(PREFIX) or path == ["recipe"] or name == TRACEBACK:
             continue
         annotation = _find(path, Settings)
         if annotation is None:

@@ -148,6 +148,11 @@ def test_the_environment_picks_the_recipe_and_the_command_line_wins_over_it(monk
     assert resolve().recipe == "demo"
 
 
+def test_the_switch_for_tracebacks_is_not_taken_for_a_setting(monkeypatch):
+    monkeypatch.setenv("TANDEM_TRACEBACK", "1")
+    assert resolve("demo").recipe == "demo"
+
+
 # What is refused, and in which words
 
 
