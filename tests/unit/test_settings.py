@@ -112,7 +112,7 @@ def test_saved_settings_load_again_as_they_were():
 
 def test_each_layer_wins_over_the_one_before(toml, monkeypatch):
     mine = toml('recipe = "demo"\nsteps = 11\nseed = 12\nnum_evals = 3\n[task]\nshots = 5\n')
-    assert (resolve("demo").steps, resolve("demo").task.shots) == (600, 16)
+    assert (resolve("demo").steps, resolve("demo").task.shots) == (400, 16)
     assert (resolve(mine).steps, resolve(mine).seed, resolve(mine).task.shots) == (11, 12, 5)
     monkeypatch.setenv("TANDEM_STEPS", "21")
     monkeypatch.setenv("TANDEM_TASK__SHOTS", "6")
