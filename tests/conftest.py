@@ -37,6 +37,11 @@ LABELS |= {"account": "account problem", "technical": "account problem"}
 """Three classes of the six: half the work of a step."""
 
 
+def pytest_xdist_auto_num_workers(config):  # noqa: ARG001 - the plugin passes it
+    """One more than cores: tests of processes wait for half of their time."""
+    return (os.cpu_count() or 1) + 1
+
+
 SLOW = {
     "test_chat_models",
     "test_tune",

@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 
 from scripts.harness.processes import SMALL, FreshLLM
 
-KILLS = int(os.environ.get("KILLS", "5"))
+KILLS = int(os.environ.get("KILLS", "3"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))
 """Draws the moments."""
 
-LANE_STEPS = 300
+LANE_STEPS = 160
 
 SHORT = SMALL | {
     "TANDEM_STEPS": str(LANE_STEPS),
-    "TANDEM_NUM_EVALS": "30",
+    "TANDEM_NUM_EVALS": "16",
     "TANDEM_RESTARTS__MAX_CHALLENGERS": "2",
 }
 
@@ -105,7 +105,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_left_alone_and_is_repl
     lives = Lives(tmp_path, TANDEM_RESTARTS__SOURCE="vocabulary", TANDEM_RESTARTS__MODE=mode)
     seconds = lives.complete("--name", "alone")
     trials = check_history(lives.runs / "alone")
-    kills = KILLS if mode == "async" else 2
+    kills = KILLS if mode == "async" else 1
     number = done = 0
     while done < kills:
         number += 1
@@ -126,7 +126,7 @@ def test_the_replay_of_a_killed_run_with_proposers_has_its_weights(tmp_path):
         home.asking(llm)
         lives = Lives(tmp_path, **home.environment)
         seconds = lives.complete("--name", "alone")
-        done = lives.kill("killed", draw, seconds / 2, max(2, KILLS // 5))
+        done = lives.kill("killed", draw, seconds / 2, max(1, KILLS // 5))
         assert check_history(lives.runs / "killed")
         assert done
     lives.complete("--replay", str(lives.runs / "killed"), "--name", "replayed")

@@ -341,10 +341,10 @@ def test_two_trainers_share_one_slot(started):
     server.delay = 0.3
     proposer = started(Proposer, *ollama(server, first), "--bus.connect", second.endpoint)
     until(lambda: [trainer.poll() for trainer in (first, second)] and first.end.can_lease() and second.end.can_lease())
-    proposer.process.send_signal(signal.SIGSTOP)  # else it may tell the second that its slot is taken
+    proposer.send(signal.SIGSTOP)  # else it may tell the second that its slot is taken
     assert first.try_lease()
     assert second.try_lease()
-    proposer.process.send_signal(signal.SIGCONT)
+    proposer.send(signal.SIGCONT)
 
     def one_answer_one_back():
         first.poll()
