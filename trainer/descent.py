@@ -78,16 +78,13 @@ class Descent:
         """
         taken, part = ranks.share(len(indices))
         own = indices[taken]
-        inputs, targets = (
-            self._views() if training and self._stream else self._train.inputs[own],
-            self._train.targets[own],
-        )
+        inputs = self._views() if training and self._stream else self._train.inputs[own]
+        targets = self._train.targets[own]
         total = torch.zeros(len(lanes), device=targets.device)
         size = self._settings.optimizer.micro_batch or self._backbone.micro_batch(stack_lanes(lanes), inputs)
         for rows in torch.split(torch.arange(len(own)), size):
-            logits = self._backbone.logits(
-                stack_lanes(lanes), inputs if len(rows) == len(own) else inputs[rows], training
-            )
+            micro_batch = inputs if len(rows) == len(own) else inputs[rows]
+            logits = self._backbone.logits(stack_lanes(lanes), micro_batch, training)
             lane_losses = losses(logits, targets[rows]) * (weight * part * len(rows) / len(own))
             backward(lane_losses)
             total += lane_losses.detach()

@@ -82,10 +82,8 @@ class Proposals:
         restarts = self.state.restarts
         if restarts.unscored or restarts.waiting:
             return 0.0
-        if restarts.next_request is None or restarts.wants(
-            self.state.lane_steps
-        ):  # a proposer that becomes free is news
-            return inf
+        if restarts.next_request is None or restarts.wants(self.state.lane_steps):
+            return inf  # a proposer that becomes free is news
         return restarts.next_request
 
     def _exchange(self) -> None:
