@@ -198,7 +198,7 @@ def agreed() -> Iterator[None]:
     try:
         yield
         fault = None
-    except Exception as error:
+    except BaseException as error:  # a stop is no Exception, and must come on all ranks too
         if isinstance(error, LostRank) or hasattr(error, "agreed"):
             raise
         fault = error
@@ -207,7 +207,7 @@ def agreed() -> Iterator[None]:
     _agree(fault)
 
 
-def _agree(fault: Exception | None = None) -> None:
+def _agree(fault: BaseException | None = None) -> None:
     """Raise on every rank what one has raised."""
     assert _group is not None
     import torch
@@ -217,7 +217,7 @@ def _agree(fault: Exception | None = None) -> None:
         dist.all_reduce(failed, op=dist.ReduceOp.MAX)
     if not failed.item():
         return
-    faults: list[Exception | None] = [None] * _group.size
+    faults: list[BaseException | None] = [None] * _group.size
     with _exchange(agrees=False) as dist:
         dist.all_gather_object(faults, _portable(fault))
     rank, error = next((rank, error) for rank, error in enumerate(faults) if error is not None)
@@ -229,7 +229,7 @@ def _agree(fault: Exception | None = None) -> None:
     raise error
 
 
-def _portable(error: Exception | None) -> Exception | None:
+def _portable(error: BaseException | None) -> BaseException | None:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
