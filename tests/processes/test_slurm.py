@@ -121,7 +121,8 @@ def test_a_job_is_saved_on_the_signal_before_its_limit_requeued_and_resumed_to_i
         slurm("scancel", "--signal=USR1", "--batch", job)
         until(lambda: "stopped; continue with" in log.read_text(), "the end of the trainer")
         until(lambda: slurm.state(job)["JobState"] == "PENDING", "the requeue")
-        slurm("scontrol", "update", f"jobid={job}", "starttime=now")  # Slurm itself would wait for two minutes
+        # Slurm itself would wait for two minutes; at once, the node still refuses the job that was killed this second
+        slurm("scontrol", "update", f"jobid={job}", "starttime=now+5")
         run = home.runs / f"slurm-{job}"
         until((run / "summary.json").is_file, "the end of the run")
         until(lambda: slurm.state(job)["JobState"] == "COMPLETED", "the end of the job")
