@@ -24,7 +24,11 @@ MARKER = re.compile(
 )
 NAME = re.compile(rf"^\W{{0,3}}{NAMES}[\s_-]?#?\d{{0,3}}\W{{0,3}}[:=]\W{{0,2}}\s*", re.IGNORECASE)
 LOSS_BEFORE = re.compile(r"^\W{0,3}loss\W{0,5}\d+(?:\.\d+)?[\s,;:|)\]*-]{1,8}(?=[^\W\d])", re.IGNORECASE)
-LOSS_AFTER = re.compile(r"(?:(?<![\s(\[,;-])[\s(\[,;-]+)?\bloss\s?[:=]?\s?\d.*$", re.IGNORECASE)
+LOSS_AFTER = re.compile(
+    r"(?:(?<![\s(\[,;-])[\s(\[,;-]+)?\bloss\s?(?:[:=]\s?\d.*|\d[\d.]*\W{0,4})$"  # "loss 24 hours" is a phrase's
+    r"|\s?[(\[,;-]\s?loss\s?\d.*$",
+    re.IGNORECASE,
+)
 QUOTED = re.compile(
     r"""^(?:"([^"]+)"|«([^«»]+)»|`([^`]+)`|'([^']+)'|\*\*([^*]+)\*\*|「([^「」]+)」|『([^『』]+)』)(?=$|\s*[-:(,.;])"""
 )

@@ -290,7 +290,10 @@ UNENDING += ["<|channel|>analysis<|message|>{}"]
 word = st.text("abcdefghijklmnopqrstuvwxyzéßдлж新聞", min_size=2, max_size=9) | st.sampled_from(
     ["what's", "e-mail", "customers'", "news,", "24", "3.5", "a", "U.S.", "C++", "AT&T", "50%"]
 )
-phrase = st.lists(word, min_size=1, max_size=4).map(lambda words: " ".join(["text", *words, "about"]))
+# "loss" with a number is a row's loss, not a phrase's word
+phrase = st.lists(word.filter(lambda text: text != "loss"), min_size=1, max_size=4).map(
+    lambda words: " ".join(["text", *words, "about"])
+)
 phrases = st.lists(phrase, min_size=2, max_size=8, unique_by=key)
 
 
