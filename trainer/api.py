@@ -169,7 +169,6 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
 
                 with after_each_chunk(life.beat):
                     return tune_and_test(directory, settings, bus, record, hooks, metrics, life)
-                return tune_and_test(directory, settings, bus, record, hooks, metrics, life)
     except Stopped:
         log.info(hooks.signals.farewell)
         raise

@@ -1,7 +1,7 @@
 """Ranks: the processes of one training, which `torchrun` or `accelerate launch` starts; a run needs neither.
 
 All ranks run the same code on the same state, each on its share of the rows. What may differ between them passes
-through this module: what arrived (`broadcast`), sums over rows (`all_reduce`), and errors (`agree`). Without other
+through this module: what arrived (`broadcast`), sums over rows (`all_reduce`), and errors (`agreed`). Without other
 ranks every function returns at once what it was given, and torch.distributed is not imported.
 
 Every rank must make the same calls in the same order. Code that may fail on one rank alone therefore runs inside
@@ -11,7 +11,6 @@ Every rank must make the same calls in the same order. Code that may fail on one
 import os
 import pickle
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.errors import UserError, first_line
+from shared.handlers import handling
 
 if TYPE_CHECKING:  # this module is imported before torch is loaded
     from torch import Tensor
@@ -85,7 +85,8 @@ def join() -> None:
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        with _default_signals():
+        # At once, since Python's handlers have to wait while torch waits for other processes.
+        with handling(signal.SIG_DFL):
             store, rank, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
             # Gloo also between GPUs: what is exchanged is small, and is needed on the processor.
             dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
@@ -260,17 +261,3 @@ def _exchange(agrees: bool = True) -> Iterator[Any]:
         raise LostRank(f"another rank ended, or did not answer for {minutes:g} minutes", is_first) from error
     finally:
         _group.exchanging = around
-
-
-@contextmanager
-def _default_signals() -> Iterator[None]:
-    """Let signals end the process at once: Python's handlers have to wait while torch waits for other processes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,7 +1,6 @@
 """Steps per second of a run while other processes keep cores busy, and while none does, in turns within one run."""
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+from scripts.benchmarks.history import step_times
 from scripts.harness.processes import Household, Process
 
 SETTLE = 1.0
@@ -33,7 +33,7 @@ def measure(options: argparse.Namespace) -> None:
             for process in others:
                 _end(process, signal.SIGKILL)
         _end(trainer, signal.SIGTERM)
-        times = _times_of_steps(home.runs / "latest" / "history.jsonl")
+        times = step_times(home.runs / "latest" / "history.jsonl")
     rates: dict[int, list[float]] = {}
     for number, began in windows:
         steps = sum(began <= moment < began + options.seconds for moment in times)
@@ -44,11 +44,6 @@ def measure(options: argparse.Namespace) -> None:
         each = " ".join(f"{rate:.1f}" for rate in found)
         share = median(found) / max(median(rates[0]), 1e-9)
         print(f"{number} busy: {median(found):6.2f} steps/s, {share:4.0%} of the idle pace   (rounds: {each})")
-
-
-def _times_of_steps(history: Path) -> list[float]:
-    events = map(json.loads, history.read_text(encoding="utf-8").splitlines())
-    return [event["time"] for event in events if event["kind"] == "step"]
 
 
 def _end(process: Process, number: signal.Signals) -> None:

@@ -1,7 +1,6 @@
 """Steps per second of a run while viewers read its live page, and while none does, in turns within one run."""
 
 import argparse
-import json
 import random
 import signal
 import tempfile
@@ -14,6 +13,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 
+from scripts.benchmarks.history import step_times
 from scripts.harness.processes import SMALL, Household, free_port
 
 SETTLE = 0.5
@@ -57,8 +57,7 @@ def measure(options: argparse.Namespace) -> None:
             windows.append(_window(process, port, 0, options.seconds))
         trainer.send(signal.SIGTERM)
         trainer.wait()
-        events = map(json.loads, (home.runs / "latest" / "history.jsonl").read_text(encoding="utf-8").splitlines())
-        times = [event["time"] for event in events if event["kind"] == "step"]
+        times = step_times(home.runs / "latest" / "history.jsonl")
     steps = [max(1, sum(one.began <= at < one.ended for at in times)) for one in windows]
     rates = [count / one.seconds for count, one in zip(steps, windows, strict=True)]
     for what, found in (("without viewers", rates[0::2]), (f"with {options.viewers}", rates[1::2])):

@@ -1,7 +1,6 @@
 """Lane-steps per second of one process and of two ranks, each with one thread, in turns."""
 
 import argparse
-import json
 import os
 import signal
 import tempfile
@@ -9,6 +8,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+from scripts.benchmarks.history import step_times
 from scripts.harness.processes import Household, Process
 
 SETTLE = 1.0
@@ -52,7 +52,5 @@ def _send(process: Process, number: signal.Signals) -> None:
 
 def _rate(history: Path, began: float, ended: float) -> float:
     """Lane-steps per second between the first and the last step in a window."""
-    lines = history.read_text(encoding="utf-8").splitlines()[:-1]  # the last may be half written
-    times = [event["time"] for event in map(json.loads, lines) if event["kind"] == "step"]
-    within = [moment for moment in times if began <= moment < ended]
+    within = [moment for moment in step_times(history) if began <= moment < ended]
     return (len(within) - 1) / (within[-1] - within[0]) if len(within) > 1 else 0.0

@@ -1,11 +1,11 @@
 """SIGTERM and Ctrl-C: at once, except where a run changes, there between two changes."""
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
+from shared.handlers import handling
 from trainer import ranks
 
 
@@ -37,18 +37,9 @@ class StopSignals:
         """Name of the signal that came; None where a caller asked for the stop."""
         return signal.Signals(self.number).name if self.number else None
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> AbstractContextManager[None]:
         """Handle both signals inside; outside of the main thread, where Python allows no handlers, do nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return handling(self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
         again, self.stopping, self.number = self.stopping, True, number

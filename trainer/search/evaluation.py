@@ -33,21 +33,15 @@ class EncodedSplit:
     """[examples], int64."""
     lengths: Tensor | None = None
     """Tokens of each example, [examples], where batches of similar length save work."""
-    whole: int | None = None
-    """Where these are one rank's share: the examples of all ranks."""
-
-    @property
-    def total(self) -> int:
-        """Examples of all ranks."""
-        return self.whole or len(self.targets)
 
     def share(self) -> "EncodedSplit":
         """The examples that this rank evaluates; all of them without other ranks."""
         if ranks.count() == 1:
             return self
-        rows = torch.arange(self.total)[ranks.share(self.total)[0]]
+        total = len(self.targets)
+        rows = torch.arange(total)[ranks.share(total)[0]]
         lengths = None if self.lengths is None else self.lengths[rows]
-        return EncodedSplit(self.inputs[rows], self.targets[rows.to(self.targets.device)], lengths, self.total)
+        return EncodedSplit(self.inputs[rows], self.targets[rows.to(self.targets.device)], lengths)
 
 
 def scoring_cost(dev: EncodedSplit, train: EncodedSplit, batch_size: int, num_tokens: int) -> float:
