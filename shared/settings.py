@@ -94,7 +94,11 @@ class BackboneSettings(Section):
     """Folder of the model as transformers saves it, or a .gguf file; or package:NAME/FOLDER. Of path and hub the one
     set later counts, and path if both are set together."""
     hub: str | None = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hub name of the model."""
+    """Hub name of the model; or with library open_clip, the name that open_clip has for it, such as ViT-B-16."""
+    library: Literal["transformers", "open_clip"] = "transformers"
+    """dual_encoder: loads the model; open_clip, which must be installed, has more models of images (CLIP's ResNets)."""
+    pretrained: Location | None = None
+    """open_clip: the weights for hub; a tag of open_clip, such as openai, a file, or package:NAME/FILE."""
     family: Literal["dual_encoder", "encoder", "decoder"] = "dual_encoder"
     """Where the prompt goes: dual_encoder, into the class texts (sentence encoders, CLIP, SigLIP); encoder, before the
     text, with a trainable head; decoder, before the text, with label words as the answer."""
@@ -355,7 +359,16 @@ EFFECTS = (
     Effect(
         {"backbone.family": ("dual_encoder",)}, ("backbone.temperature", "backbone.label_position", "backbone.augment")
     ),
-    Effect({"backbone.family": ("dual_encoder",)}, ("backbone.num_workers", "backbone.features")),
+    Effect(
+        {"backbone.family": ("dual_encoder",)}, ("backbone.num_workers", "backbone.features", "backbone.library")
+    ),
+    Effect({"task.format": ("image",)}, ("backbone.library",)),
+    Effect({"backbone.library": ("open_clip",)}, ("backbone.pretrained",)),
+    Effect({"backbone.path": (None,)}, ("backbone.pretrained",)),
+    Effect(
+        {"backbone.library": ("transformers",)},
+        ("backbone.attention", "backbone.device_map", "backbone.quantization"),
+    ),
     Effect({"backbone.family": ("encoder", "decoder")}, ("optimizer.micro_batch",)),
     Effect({"backbone.family": ("encoder",)}, ("backbone.pooling", "backbone.dropout")),
     Effect({"backbone.family": ("decoder",)}, ("backbone.template",)),

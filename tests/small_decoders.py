@@ -65,9 +65,9 @@ def save_small_decoder(kind, root):
     return folder
 
 
-def decoder(path, labels=("good", "bad"), num_tokens=8, **settings):
+def decoder(path, labels=("good", "bad"), num_tokens=8, device=CPU, **settings):
     values = {"family": "decoder", "path": str(path), "template": TEMPLATE, "max_tokens": 60, **settings}
-    return Decoder(BackboneSettings(**values), PromptSettings(num_tokens=num_tokens), list(labels), "text", CPU)
+    return Decoder(BackboneSettings(**values), PromptSettings(num_tokens=num_tokens), list(labels), "text", device)
 
 
 def examples(*texts):
@@ -81,7 +81,8 @@ def prepare(model, *texts):
 def prompts(model, *lengths):
     generator = torch.Generator().manual_seed(2)
     dim = model.vocabulary.embeddings.shape[1]
-    return [torch.randn(length, dim, generator=generator).requires_grad_() for length in lengths]
+    drawn = [torch.randn(length, dim, generator=generator) for length in lengths]
+    return [prompt.to(model.device).requires_grad_() for prompt in drawn]
 
 
 def write_gguf(path, model, tokenizer):

@@ -32,9 +32,9 @@ def clip_folder(tmp_path_factory):
     return save_clip(tmp_path_factory.mktemp("clip"))
 
 
-def open_model(folder, labels=LABELS, prompt=None, **values):
-    settings = BackboneSettings(path=str(folder), **values)
-    return DualEncoder(settings, prompt or PromptSettings(), labels, torch.device("cpu"))
+def open_model(folder, labels=LABELS, prompt=None, device="cpu", **values):
+    settings = BackboneSettings(path=str(folder), **{"dtype": "float32", **values})
+    return DualEncoder(settings, prompt or PromptSettings(), labels, torch.device(device))
 
 
 @torch.no_grad()
@@ -56,9 +56,9 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("position", TEXTS)
-def test_a_prompt_in_words_gives_clips_own_text_features(clip_folder, position):
-    backbone = open_model(clip_folder, label_position=position)
-    lanes = vectors_of(backbone, "a photo of the", "cat")
+def test_a_prompt_in_words_gives_clips_own_text_features(clip_folder, position, device):
+    backbone = open_model(clip_folder, label_position=position, device=device)
+    lanes = vectors_of(backbone, "a photo of the", "cat").cpu()
     for lane in range(2):
         texts = [TEXTS[position](label)[lane] for label in LABELS]
         expected = normalize(text_features(clip_folder, texts, padding=True), dim=-1)
@@ -73,9 +73,9 @@ def test_a_model_with_the_old_number_of_the_end_token_gives_the_same(tmp_path):
     )
 
 
-def test_a_prompt_in_words_gives_siglips_own_text_features(tmp_path):
+def test_a_prompt_in_words_gives_siglips_own_text_features(tmp_path, device):
     folder = save_siglip(tmp_path)
-    lanes = vectors_of(open_model(folder), "a photo of the", "cat")
+    lanes = vectors_of(open_model(folder, device=device), "a photo of the", "cat").cpu()
     for prompt, lane in zip(("a photo of the", "cat"), lanes, strict=True):
         texts = [f"{prompt} {label}" for label in LABELS]
         expected = normalize(text_features(folder, texts, padding="max_length", max_length=20), dim=-1)
@@ -89,17 +89,17 @@ def test_each_class_of_clip_reads_its_own_prompt(clip_folder):
     torch.testing.assert_close(backbone.class_embeddings(stack([lane]))[0], expected, atol=1e-5, rtol=0)
 
 
-def test_only_the_prompt_learns(clip_folder):
-    backbone = open_model(clip_folder)
+def test_only_the_prompt_learns(clip_folder, device):
+    backbone = open_model(clip_folder, device=device)
     prompt = backbone.vocabulary.embed("a photo of", 16).requires_grad_()
     backbone.class_embeddings(stack([prompt]))[0, 0, 0].backward()
     assert prompt.grad.abs().amax(1).min() > 0
     assert not backbone.vocabulary.embeddings.requires_grad
 
 
-def test_scores_are_those_of_the_model(clip_folder):
+def test_scores_are_those_of_the_model(clip_folder, device):
     pictures = [noise_picture(seed) for seed in range(3)]
-    backbone = open_model(clip_folder)
+    backbone = open_model(clip_folder, device=device, features=None)
     rows = backbone.prepare([Example(image=encoded(picture)) for picture in pictures], "pictures", lambda: None)
     scores = backbone.logits(stack([backbone.vocabulary.embed("a photo of", 16)]), rows)[0]
     model, tokenizer = CLIPModel.from_pretrained(clip_folder).eval(), AutoTokenizer.from_pretrained(clip_folder)
@@ -107,7 +107,7 @@ def test_scores_are_those_of_the_model(clip_folder):
     pixels = CLIPImageProcessorPil.from_pretrained(clip_folder)(images=pictures, return_tensors="pt")
     with torch.no_grad():
         expected = model(input_ids=tokens["input_ids"], **pixels).logits_per_image
-    torch.testing.assert_close(scores, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(scores.cpu(), expected, atol=1e-3, rtol=0)
 
 
 def test_a_temperature_that_is_set_wins(clip_folder):

@@ -47,7 +47,7 @@ def by_hand(model, prompt, text, label, labels=()):
     before = tokenizer(TEMPLATE.replace("{text}", text))["input_ids"]
     whole = tokenizer(TEMPLATE.replace("{text}", text) + " " + label)["input_ids"]
     assert whole[: len(before)] == before
-    embeds = torch.cat([prompt, plain.get_input_embeddings()(torch.tensor(whole))])
+    embeds = torch.cat([prompt, plain.get_input_embeddings()(torch.tensor(whole, device=prompt.device))])
     chances = plain(inputs_embeds=embeds[None]).logits[0].log_softmax(-1)
     answer = range(len(before), len(whole))
     score = torch.stack([chances[len(prompt) + at - 1, whole[at]] for at in answer]).sum()
@@ -58,11 +58,11 @@ def by_hand(model, prompt, text, label, labels=()):
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gpt2"])
 @pytest.mark.parametrize("labels", [("good", "bad"), LABELS], ids=["one token", "several tokens"])
-def test_scores_and_gradients_are_those_of_one_sequence_a_label(folder, kind, labels):
-    model = decoder(folder(kind), labels)
+def test_scores_and_gradients_are_those_of_one_sequence_a_label(folder, kind, labels, device):
+    model = decoder(folder(kind), labels, device=device, dtype="float32")
     assert {len(model._template.continuation(label)) for label in LABELS} == {1, 2, 4}
     lanes = prompts(model, 3, 5, 1)
-    weights = torch.randn(len(lanes), len(TEXTS), len(labels), generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(len(lanes), len(TEXTS), len(labels), generator=torch.Generator().manual_seed(1)).to(device)
     found = model.logits(stack(lanes), prepare(model, *TEXTS))
     expected = torch.stack(
         [by_hand(model, lane, text, label, labels) for lane in lanes for text in TEXTS for label in labels]
@@ -130,8 +130,8 @@ def test_only_what_is_read_goes_through_the_end_of_the_model(folder, labels, rea
     assert seen == [(2 * len(TEXTS), read)] * 2
 
 
-def test_neither_other_rows_nor_other_lanes_change_a_score(folder):
-    model = decoder(folder("llama"), LABELS)
+def test_neither_other_rows_nor_other_lanes_change_a_score(folder, device):
+    model = decoder(folder("llama"), LABELS, device=device, dtype="float32")
     lanes, rows = prompts(model, 2, 7, 4), prepare(model, *TEXTS)
     together = model.logits(stack(lanes), rows)
     for number, lane in enumerate(lanes):
@@ -140,8 +140,8 @@ def test_neither_other_rows_nor_other_lanes_change_a_score(folder):
             assert_close(together[number, at], alone[0, 0], atol=1e-5, rtol=1e-5)
 
 
-def test_many_rows_are_scored_in_their_own_order(folder):
-    model = decoder(folder("llama"))
+def test_many_rows_are_scored_in_their_own_order(folder, device):
+    model = decoder(folder("llama"), device=device, dtype="float32")
     texts = ["very " * (at % 9) + TEXTS[at % 2] for at in range(300)]
     rows = prepare(model, *texts)
     assert rows.lengths.sum() * 3 > 8192  # more than one pass

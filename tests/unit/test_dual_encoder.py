@@ -204,15 +204,15 @@ def save_tiny(folder, kind="Bert", **config):
     return str(folder)
 
 
-def open_tiny(path, labels=("apple", "plum pear"), prompt=None, **values):
-    settings = BackboneSettings(path=path, **values)
-    return DualEncoder(settings, prompt or PromptSettings(), list(labels), torch.device("cpu"))
+def open_tiny(path, labels=("apple", "plum pear"), prompt=None, device="cpu", **values):
+    settings = BackboneSettings(path=path, **{"dtype": "float32", **values})
+    return DualEncoder(settings, prompt or PromptSettings(), list(labels), torch.device(device))
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "MPNet"])
-def test_other_encoders_give_words_what_they_give_texts(tmp_path, kind):
+def test_other_encoders_give_words_what_they_give_texts(tmp_path, kind, device):
     config = {} if kind == "Bert" else {"pad_token_id": 1}  # what their tables of positions are built on
-    backbone = open_tiny(save_tiny(tmp_path / kind, kind, **config))
+    backbone = open_tiny(save_tiny(tmp_path / kind, kind, **config), device=device)
     (vectors,) = backbone.class_embeddings(stack(prompts(backbone.vocabulary, "kiwi fig")))
     expected = read(backbone, "kiwi fig apple", "kiwi fig plum pear").vectors
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
@@ -280,18 +280,18 @@ BUILDS = [
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=str)
-def test_texts_and_class_texts_have_the_vectors_of_sentence_transformers(tmp_path, build):
+def test_texts_and_class_texts_have_the_vectors_of_sentence_transformers(tmp_path, build, device):
     path, theirs = save_sentence_encoder(tmp_path, **build)
-    ours = open_tiny(path)
+    ours = open_tiny(path, device=device)
     texts = ["kiwi fig", "apple plum melon grape lemon", "lime"]
     expected = theirs.encode(texts, convert_to_tensor=True, normalize_embeddings=True)
-    torch.testing.assert_close(read(ours, *texts).vectors, expected.clone(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(read(ours, *texts).vectors.cpu(), expected.clone(), atol=1e-5, rtol=0)
     classes = ours.class_embeddings(stack(prompts(ours.vocabulary, "kiwi fig", "lime date berry")))
     for words, lane in zip(("kiwi fig", "lime date berry"), classes, strict=True):
         expected = theirs.encode(
             [f"{words} apple", f"{words} plum pear"], convert_to_tensor=True, normalize_embeddings=True
         )
-        torch.testing.assert_close(lane, expected.clone(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(lane.cpu(), expected.clone(), atol=1e-5, rtol=0)
         assert (lane[0] - lane[1]).abs().max() > 1e-3
 
 
@@ -327,9 +327,9 @@ def test_a_text_of_which_nothing_would_be_left_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("position", TEXTS)
-def test_each_class_reads_its_own_prompt(tmp_path, position):
+def test_each_class_reads_its_own_prompt(tmp_path, position, device):
     path = save_tiny(tmp_path / "model")
-    backbone = open_tiny(path, prompt=PromptSettings(per_class=True), label_position=position)
+    backbone = open_tiny(path, prompt=PromptSettings(per_class=True), label_position=position, device=device)
     words = backbone.vocabulary.embed
     lanes = [
         torch.cat([words("kiwi fig", 9), words("lime date", 9)]),
@@ -344,8 +344,8 @@ def test_each_class_reads_its_own_prompt(tmp_path, position):
         torch.testing.assert_close(lane, expected, atol=1e-5, rtol=0)
 
 
-def test_a_class_prompt_learns_from_its_own_class_text_alone(tmp_path):
-    backbone = open_tiny(save_tiny(tmp_path / "model"), prompt=PromptSettings(per_class=True))
+def test_a_class_prompt_learns_from_its_own_class_text_alone(tmp_path, device):
+    backbone = open_tiny(save_tiny(tmp_path / "model"), prompt=PromptSettings(per_class=True), device=device)
     prompt = nn.Parameter(torch.cat([backbone.vocabulary.embed(text, 9) for text in ("kiwi fig", "lime date")]))
     backbone.class_embeddings(stack([prompt]))[0, 1, :3].sum().backward()
     assert prompt.grad[:2].abs().max() == 0 and prompt.grad[2:].abs().max() > 0

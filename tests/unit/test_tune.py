@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import LABELS, MINILM, SHORT_DEMO, make_settings, run_process, run_program
+from conftest import LABELS, MINILM, SHORT_DEMO, Runs, make_settings, open_context, run_process, run_program
 
 from trainer.command import main
 from trainer.runs.directory import RunDirectory
@@ -26,6 +26,15 @@ def assert_same(one, other):
     assert [kept.dev for kept in state.pool.snapshots] == [kept.dev for kept in again.pool.snapshots]
     for kept, twin in zip(state.pool.snapshots, again.pool.snapshots, strict=True):
         assert torch.equal(kept.prompt, twin.prompt)
+
+
+@pytest.fixture(scope="module")
+def runs(runs, device, tmp_path_factory):
+    """Runs on each device; on a GPU without the kernels that add in any order."""
+    if device.type == "cpu":
+        return runs
+    context = open_context(device=str(device), backbone={"dtype": "float32", "attention": "eager"})
+    return Runs(context, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

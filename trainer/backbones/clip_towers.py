@@ -1,11 +1,9 @@
 """CLIP or SigLIP: class texts go through the text tower, images through the vision tower."""
 
-from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -14,21 +12,19 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings
 from trainer.backbones.features import identify
 from trainer.backbones.frozen_linear import use_onednn
+from trainer.backbones.image_towers import ImageTowers, looking_up
 from trainer.backbones.model_files import SAFE, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, token_embeddings
 from trainer.backbones.model_options import freeze, load_options
 from trainer.backbones.vocabulary import Vocabulary
-from trainer.tasks.examples import Example
 
 
-class ClipTowers:
+class ClipTowers(ImageTowers):
     """A frozen `CLIPModel` or `SiglipModel`; bfloat16 on CUDA, with vectors in float32.
 
     CLIP's class texts end in a full stop before the end token, as CoOp's do: "a photo of a dog."
     SigLIP reads no start token and no mask: texts are padded to the one length it was trained with.
     """
-
-    setup_lines = ""
 
     def __init__(self, name: str, settings: BackboneSettings, device: torch.device) -> None:
         """Load the folder or hub name `name`.
@@ -68,8 +64,7 @@ class ClipTowers:
     def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end.
 
-        The model's own forward pass runs, on token ids that only say where the text ends; the vectors
-        that it looks up for them are replaced. CLIP needs no mask: it is causal and reads the end token.
+        CLIP needs no mask: it is causal and reads the end token.
         """
         if self._is_siglip:
             missing = self.max_length - embeds.shape[1]
@@ -78,27 +73,14 @@ class ClipTowers:
             embeds = torch.cat([embeds, padding], dim=1)
         ids = torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
         ids[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1] = self.suffix_ids[-1]
-        hook = self._lookup.register_forward_hook(lambda *_: embeds.to(self._lookup.weight.dtype))
-        try:
-            features = self._model.get_text_features(input_ids=ids).pooler_output
-        finally:
-            hook.remove()
-        return normalize(features.float(), dim=-1)
+        with looking_up(self._lookup, embeds):
+            return normalize(self._model.get_text_features(input_ids=ids).pooler_output.float(), dim=-1)
 
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of token ids [texts, tokens] without padding."""
         if self._is_siglip:
             ids = pad(ids, (0, self.max_length - ids.shape[1]), value=self._padding)
         return normalize(self._model.get_text_features(input_ids=ids).pooler_output.float(), dim=-1)
-
-    def read(self, examples: list[Example]) -> list[Image.Image]:
-        """The images of the examples, in RGB."""
-        with ThreadPoolExecutor() as readers:  # Pillow decodes without holding Python's lock
-            return list(readers.map(read_image, examples))
-
-    def encode(self, inputs: list[Image.Image]) -> Tensor:
-        """Unit vectors [images, dim]."""
-        return self.encode_pixels(self.to_pixels(inputs))
 
     def to_pixels(self, images: list[Image.Image]) -> Tensor:
         """Images as the model reads them, [images, channels, side, side]."""
@@ -109,24 +91,6 @@ class ClipTowers:
         """Unit vectors [images, dim]."""
         pixels = pixels.to(self._model.device, self._model.dtype)
         return normalize(self._model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
-
-
-def read_image(example: Example) -> Image.Image:
-    """The image of an example, in RGB.
-
-    Raises:
-        UserError: it has none, or it cannot be read.
-    """
-    image = example.image
-    if image is None:
-        raise UserError("the model reads images, but the task has texts: set task.format to image, or choose a model")
-    try:
-        with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            return opened.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise many kinds, and each means that the file is at fault
-        what = f"an image of {len(image)} bytes in the data" if isinstance(image, bytes) else str(image)
-        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"{what} cannot be read as an image: {reason}") from None
 
 
 def _load(name: str, settings: BackboneSettings, options: dict[str, Any]) -> tuple[Any, Any, Any]:

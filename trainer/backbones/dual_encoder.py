@@ -16,8 +16,8 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer import ranks
 from trainer.backbones.augment import random_views
-from trainer.backbones.clip_towers import ClipTowers, read_image
 from trainer.backbones.features import Features, cache_folder
+from trainer.backbones.image_towers import ImageTowers, read_image
 from trainer.backbones.labels import encode_labels
 from trainer.backbones.passes import chunks_by_length, max_kernel_positions, max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
@@ -70,13 +70,13 @@ class DualEncoder:
         self.num_contexts = len(labels) if prompt.per_class else 1
         self._towers = load_towers(settings, device)
         self.device = self._towers.device
-        if settings.augment and not self._towers.image_size:
+        if settings.augment and not isinstance(self._towers, ImageTowers):
             raise UserError("backbone.augment makes views of images, but the model is a sentence encoder; set it false")
         self.vocabulary = self._towers.vocabulary
         self._temperature = settings.temperature or self._towers.temperature
         self._encoded: dict[object, Tensor] = {}
         self._features: Features | None = None
-        if settings.features and isinstance(self._towers, ClipTowers):
+        if settings.features and isinstance(self._towers, ImageTowers):
             self._features = Features(cache_folder(settings.features), self._towers.identity)
         self._labels, self._label_mask = self._embed_labels(labels, prompt.num_tokens)
         self._positions = max_pass_positions(
@@ -160,7 +160,7 @@ class DualEncoder:
 
         A view depends on seed, iteration and row alone. None without backbone.augment.
         """
-        if not self.settings.augment or not isinstance(self._towers, ClipTowers):
+        if not self.settings.augment or not isinstance(self._towers, ImageTowers):
             return None
         towers = self._towers
         made = Views(rows.examples, read_image, towers.to_pixels, towers.image_size, seed)
@@ -169,7 +169,7 @@ class DualEncoder:
 
     @torch.no_grad()
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        assert isinstance(self._towers, ClipTowers)
+        assert isinstance(self._towers, ImageTowers)
         return torch.cat([self._towers.encode_pixels(part) for part in torch.split(pixels, BATCH)])
 
     def lengths(self, rows: EmbeddedExamples) -> None:

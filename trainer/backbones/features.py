@@ -66,10 +66,10 @@ def cache_folder(setting: str) -> Path:
 
 
 def identify(name: str, commit: str | None) -> str:
-    """What tells the model in a folder, or of the hub at a `commit`, from others, image processor included."""
-    folder = Path(name)
-    files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
-    return "\n".join([name if not files else str(folder.resolve()), commit or "", *map(_stamp, files)])
+    """What tells the model in a folder or file, or of the hub at a `commit`, from others, image processor included."""
+    place = Path(name)
+    files = sorted(file for file in (place, *place.rglob("*")) if file.is_file())
+    return "\n".join([name if not files else str(place.resolve()), commit or "", *map(_stamp, files)])
 
 
 def _key(image: Path | bytes) -> bytes:

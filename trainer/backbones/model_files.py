@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from shared.errors import UserError, first_line
 from shared.settings import BackboneSettings
+from shared.text import cut
 from trainer.paths import find_model
 
 POINTER = b"version https://git-lfs.github.com/"
@@ -29,6 +30,9 @@ JSON = (
 """Files of a model that must be JSON."""
 
 LAYER = re.compile(r"\.\d+\.")
+
+LONGEST_REASON = 400
+"""Characters of another library's error; some list all weights of a model."""
 
 NO_DRIVE = "cannot be driven by input embeddings, as a soft prompt does"
 HINT = "choose another model"
@@ -60,7 +64,7 @@ def refusing(settings: BackboneSettings, what: str, hint: str) -> Iterator[None]
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}".rstrip(". ")
+        reason = cut(f"{type(error).__name__}: {first_line(error)}", LONGEST_REASON).rstrip(". ")
         raise UserError(f"{setting_of(settings)} {what}: {reason}; {hint}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)

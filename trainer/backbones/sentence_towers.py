@@ -26,7 +26,6 @@ class SentenceTowers:
     """
 
     temperature = 0.05
-    image_size = 0
 
     def __init__(self, name: str, settings: BackboneSettings, device: torch.device) -> None:
         """Load the folder or hub name `name`; examples are cut at the settings' max_tokens and at what the model reads.

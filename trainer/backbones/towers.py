@@ -9,6 +9,7 @@ from transformers import MODEL_MAPPING, AutoConfig
 from shared.settings import BackboneSettings
 from trainer.backbones.clip_towers import ClipTowers
 from trainer.backbones.model_files import SAFE, check_files
+from trainer.backbones.open_clip_towers import OpenClipTowers
 from trainer.backbones.sentence_towers import SentenceTowers
 from trainer.backbones.vocabulary import Vocabulary
 from trainer.tasks.examples import Example
@@ -19,7 +20,7 @@ class Towers(Protocol):
 
     vocabulary: Vocabulary
     config: Any
-    """Of the tower that reads class texts, by transformers."""
+    """The size of the tower that reads class texts, as transformers describes it."""
     device: torch.device
     """Where texts enter."""
     dtype: torch.dtype
@@ -34,8 +35,6 @@ class Towers(Protocol):
     """Python lines after which `model`, a SentenceTransformer, gives the vectors of `encode`; empty for images."""
     temperature: float
     """What cosines are divided by where no setting says."""
-    image_size: int
-    """Pixels along the edge of the images that the examples are; 0 where they are texts."""
 
     def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end."""
@@ -55,11 +54,13 @@ class Towers(Protocol):
 
 
 def load_towers(settings: BackboneSettings, device: torch.device) -> Towers:
-    """Load the model that `settings` name: CLIP or SigLIP, or else a sentence encoder as both towers.
+    """Load the model that `settings` name: open_clip's, CLIP or SigLIP, or else a sentence encoder as both towers.
 
     Raises:
-        UserError: no such model, or it is neither.
+        UserError: no such model, or it is none of these.
     """
+    if settings.library == "open_clip":
+        return OpenClipTowers(settings, device)
     name = check_files(settings)
     return ClipTowers(name, settings, device) if _reads_images(name) else SentenceTowers(name, settings, device)
 

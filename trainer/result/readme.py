@@ -6,6 +6,7 @@ from string import Template
 
 from shared.settings import Settings
 from trainer.backbones.dual_encoder import DualEncoder
+from trainer.backbones.open_clip_towers import model_name
 from trainer.paths import find_model
 from trainer.search.context import TuningContext
 
@@ -19,6 +20,8 @@ def usage(settings: Settings, context: TuningContext, without_adapter: str | Non
     if found.endswith(".gguf"):  # from_pretrained takes a folder and the file in it
         model = f"{json.dumps(str(Path(found).parent))}, gguf_file={json.dumps(Path(found).name)}"
     match backbone.family:
+        case "dual_encoder" if backbone.library == "open_clip":
+            name, model = "open_clip", ", ".join(map(json.dumps, filter(None, model_name(backbone))))
         case "dual_encoder":
             name = "images" if task.format == "image" else "sentences"
         case "encoder" | "decoder":
