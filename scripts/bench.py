@@ -8,6 +8,7 @@ scripts/bench ranks         how fast are two ranks?
 scripts/bench scale         time and memory of a step as classes, lanes, tokens, rows and candidates grow
 scripts/bench step          how fast is a gradient step, compared with PEFT under transformers' Trainer?
 scripts/bench dual          how fast is a dual encoder's step, and what do scoring and digests cost?
+scripts/bench gpu           three models on a GPU against PEFT and CoOp under transformers' Trainer; an LLM alongside
 """
 
 import argparse
@@ -71,6 +72,12 @@ def main() -> int:
         "dual", help="how fast is a dual encoder's step, and what do scoring and digests cost?"
     )
     command.add_argument("--model", default=MINILM, help="folder or package:NAME/FOLDER")
+    command = commands.add_parser(
+        "gpu", help="three models on a GPU against transformers' Trainer, and an LLM alongside"
+    )
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    command.add_argument("--small", action="store_true", help="tiny models, to see that it works")
+    command.add_argument("--seconds", type=float, default=4.0, help="length of a window with or without the LLM")
     for command in (commands.choices["step"], commands.choices["dual"]):
         command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
         command.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")

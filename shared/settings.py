@@ -359,9 +359,7 @@ EFFECTS = (
     Effect(
         {"backbone.family": ("dual_encoder",)}, ("backbone.temperature", "backbone.label_position", "backbone.augment")
     ),
-    Effect(
-        {"backbone.family": ("dual_encoder",)}, ("backbone.num_workers", "backbone.features", "backbone.library")
-    ),
+    Effect({"backbone.family": ("dual_encoder",)}, ("backbone.num_workers", "backbone.features", "backbone.library")),
     Effect({"task.format": ("image",)}, ("backbone.library",)),
     Effect({"backbone.library": ("open_clip",)}, ("backbone.pretrained",)),
     Effect({"backbone.path": (None,)}, ("backbone.pretrained",)),

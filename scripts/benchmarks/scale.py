@@ -36,7 +36,7 @@ def measure(options: argparse.Namespace) -> None:
     print(f"CLIP ViT-B/16's text tower, random weights, float32, {options.threads} threads")
     print("".join(f"{name:>12}" for name in [*START, "seconds", "peak MiB"]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        _save(Path(folder))
+        save_clip(Path(folder), {})
         for each in sizes:
             given = json.dumps({**each, "folder": folder, "threads": options.threads})
             command = [sys.executable, "-m", "scripts.benchmarks.scale", given]
@@ -46,8 +46,11 @@ def measure(options: argparse.Namespace) -> None:
             print("".join(f"{number:>12}" for number in numbers), flush=True)
 
 
-def _save(folder: Path) -> None:
-    """A CLIP with the text tower of ViT-B/16 and a vision tower of one layer, which no step here uses."""
+def save_clip(folder: Path, sizes: dict[str, Any]) -> None:
+    """A CLIP with the text tower of ViT-B/16, or of other `sizes`, and a vision tower of one layer, which no step uses.
+
+    Its tokens are letters.
+    """
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -56,7 +59,7 @@ def _save(folder: Path) -> None:
     words = ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate([*signs, *(f"{sign}</w>" for sign in signs), *words])}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[])
-    text = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    text = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, **sizes}
     config = CLIPConfig(text_config=text, vision_config={"num_hidden_layers": 1, "patch_size": 16})
     for part in (CLIPModel(config), tokenizer, CLIPImageProcessorPil()):
         part.save_pretrained(folder)
@@ -69,15 +72,7 @@ def measure_one(sizes: dict[str, Any]) -> dict[str, float]:
     from shared.config import load
     from shared.logs import quiet_libraries
     from trainer.backbones.dual_encoder import DualEncoder, EmbeddedExamples
-    from trainer.descent import Descent
-    from trainer.evaluator import Evaluator
-    from trainer.runs.signals import StopSignals
-    from trainer.search.evaluation import EncodedSplit, EvalResult
-    from trainer.search.lanes import open_lane
-    from trainer.search.pool import Pool
-    from trainer.search.restarts import Restarts
-    from trainer.search.state import RunState
-    from trainer.search.trajectory import Trajectory
+    from trainer.search.evaluation import EncodedSplit
 
     quiet_libraries()
     torch.set_num_threads(sizes["threads"])
@@ -94,11 +89,7 @@ def measure_one(sizes: dict[str, Any]) -> dict[str, float]:
     rows = EmbeddedExamples([], torch.nn.functional.normalize(torch.randn(sizes["rows"], 512), dim=-1))
     split = EncodedSplit(rows, torch.randint(sizes["classes"], (sizes["rows"],)))
     starts = 0.02 * torch.randn(max(sizes["lanes"], sizes["candidates"]), sizes["tokens"], 512)
-    lanes = [open_lane(number, start, {}, (), settings) for number, start in enumerate(starts[: sizes["lanes"]])]
-    restarts = Restarts(settings.restarts, settings.steps)
-    state = RunState(lanes, EvalResult(0.0, 0.0), Trajectory(), restarts, Pool())
-    descent = Descent(settings, backbone, split, state, StopSignals())
-    evaluator = Evaluator(backbone, split, state, StopSignals())
+    descent, evaluator, lanes = open_loop(settings, backbone, split, list(starts[: sizes["lanes"]]))
     began = time.monotonic()
     if sizes["candidates"]:
         evaluator.score(list(starts))
@@ -106,6 +97,26 @@ def measure_one(sizes: dict[str, Any]) -> dict[str, float]:
         descent.step(lanes)
     seconds = time.monotonic() - began
     return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def open_loop(settings: Any, backbone: Any, split: Any, starts: list[Any]) -> tuple[Any, Any, Any]:
+    """Descent and evaluator of a run on one split, and its lanes, which begin at `starts` [tokens, dim]."""
+    from trainer.descent import Descent
+    from trainer.evaluator import Evaluator
+    from trainer.runs.signals import StopSignals
+    from trainer.search.evaluation import EvalResult
+    from trainer.search.lanes import open_lane
+    from trainer.search.pool import Pool
+    from trainer.search.restarts import Restarts
+    from trainer.search.state import RunState
+    from trainer.search.trajectory import Trajectory
+
+    head = backbone.new_head(1)
+    lanes = [open_lane(number, start, head, (), settings) for number, start in enumerate(starts)]
+    restarts = Restarts(settings.restarts, settings.steps)
+    state = RunState(lanes, EvalResult(0.0, 0.0), Trajectory(), restarts, Pool())
+    signals = StopSignals()
+    return Descent(settings, backbone, split, state, signals), Evaluator(backbone, split, state, signals), lanes
 
 
 if __name__ == "__main__":

@@ -150,28 +150,8 @@ class Steps:
         data = Dataset.from_dict({**rows, "labels": self.targets.tolist()})
         model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=len(LABELS))
         tuned = get_peft_model(model, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=TOKENS))
-
-        def way(number: int, _: int) -> float:
-            clock = _Clock(self._now)
-            arguments = TrainingArguments(
-                output_dir=str(self.folder),
-                per_device_train_batch_size=BATCH,
-                learning_rate=LR,
-                max_steps=WARM + STEPS,
-                seed=number,
-                use_cpu=self.device.type == "cpu",
-                save_strategy="no",
-                logging_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-            )
-            collate = DataCollatorWithPadding(tokenizer)
-            trainer = Trainer(tuned, arguments, train_dataset=data, data_collator=collate, callbacks=[clock])
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-            return (clock.ends[-1] - clock.ends[WARM - 1]) / STEPS
-
-        return way
+        collate = DataCollatorWithPadding(tokenizer)
+        return lambda number, _: trainer_seconds(tuned, data, collate, self.folder, self._now, number, self.device)
 
     def _settings(self, dropout: float) -> Settings:
         backbone = {
@@ -187,6 +167,39 @@ class Steps:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return self._clock()
+
+
+def trainer_seconds(
+    model: nn.Module,
+    data: Dataset,
+    collate: Any,
+    folder: Path,
+    now: Callable[[], float],
+    seed: int,
+    device: torch.device,
+    **options: Any,
+) -> float:
+    """The mean seconds of a step of transformers' Trainer, at its defaults but for `options`."""
+    clock = _Clock(now)
+    values = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": LR,
+        "max_steps": WARM + STEPS,
+        "seed": seed,
+        "use_cpu": device.type == "cpu",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    arguments = TrainingArguments(**{**values, **options})
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else it spreads the batch over all of them
+    trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate, callbacks=[clock])
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # else autocast stays on the model
+    return (clock.ends[-1] - clock.ends[WARM - 1]) / STEPS
 
 
 class _Clock(TrainerCallback):
@@ -237,14 +250,15 @@ def measure(options: argparse.Namespace) -> None:
     print(f"{options.clock} time, medians of {options.rounds} rounds")
     for name, values in taken.items():
         print(f"{name:14} {median(values):7.1f} ms/step")
-    _verdict("PEFT over ours", peft / ours, 5.0 if large else 4.0, at_least=True)
-    _verdict("PEFT over ours at equal dropout", peft / dropped, 3.0, at_least=True)
-    _verdict("two lanes over one", two / ours, 1.6, at_least=False)
-    _verdict("four lanes over one", four / ours, 2.6, at_least=False)
+    verdict("PEFT over ours", peft / ours, 5.0 if large else 4.0, at_least=True)
+    verdict("PEFT over ours at equal dropout", peft / dropped, 3.0, at_least=True)
+    verdict("two lanes over one", two / ours, 1.6, at_least=False)
+    verdict("four lanes over one", four / ours, 2.6, at_least=False)
     print(f"bare products of one lane: {bare / ours:.0%} of its step")
 
 
-def _verdict(what: str, ratio: float, bound: float, at_least: bool) -> None:
+def verdict(what: str, ratio: float, bound: float, at_least: bool) -> None:
+    """Print whether a ratio is within its bound."""
     holds = ratio >= bound if at_least else ratio <= bound
     sign = ">=" if at_least else "<="
     print(f"{what}: {ratio:.2f}, required {sign} {bound:g}: {'holds' if holds else 'DOES NOT HOLD'}")

@@ -29,14 +29,13 @@ else:
 needs_open_clip = pytest.mark.skipif(open_clip is None, reason=WHY)
 
 TEXT = {"context_length": 40, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-VISION = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16}
+VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
 CUSTOM = {"embed_dim": 24, "vision_cfg": VISION, "custom_text": True}
 SMALL = {
     "clip": {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT},
     "resnet": {"embed_dim": 24, "vision_cfg": {**VISION, "layers": [1, 1, 1, 1], "patch_size": None}, "text_cfg": TEXT},
     "end of text": {**CUSTOM, "text_cfg": {**TEXT, "pool_type": "eos", "eos_id": 49407}},
     "not causal": {**CUSTOM, "text_cfg": {**TEXT, "no_causal_mask": True, "pool_type": "last"}},
-    "padding masked": {**CUSTOM, "text_cfg": {**TEXT, "no_causal_mask": True, "use_pad_mask": True}},
     "coca": {
         "embed_dim": 24,
         "vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
@@ -53,15 +52,18 @@ def save_small(folder, kind="clip"):
     config = SMALL[kind]
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     torch.manual_seed(1)
-    name = f"small-{kind.replace(' ', '-')}"
-    (folder / f"{name}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / f"{name}.json")
-    model = open_clip.create_model(name)
+    model_name = f"small-{kind.replace(' ', '-')}"
+    (folder / f"{model_name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / f"{model_name}.json")
+    model = open_clip.create_model(model_name)
     with torch.no_grad():
-        for value in model.parameters():  # weights as small as open_clip draws them hide differences
-            value.mul_(3 if value.ndim > 1 else 1)
+        for name, value in model.named_parameters():
+            if name.startswith("text_decoder."):  # open_clip leaves some of it as it finds the memory
+                torch.nn.init.normal_(value)
+            elif value.ndim > 1:  # weights as small as open_clip draws them hide differences
+                value.mul_(3)
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    (folder / f"{name}.json").unlink()
+    (folder / f"{model_name}.json").unlink()
     return folder
 
 
@@ -132,6 +134,7 @@ def test_a_prompt_learns_and_half_precision_and_checkpointing_give_the_same(tmp_
 
 
 @needs_open_clip
+@pytest.mark.slow
 def test_a_run_on_a_resnet_trains_reports_resumes_and_labels(tmp_path):
     """Of the real size, because the README that a run leaves is to work for it."""
     weights, data = tmp_path / "weights.pt", tmp_path / "data"
@@ -147,7 +150,14 @@ def test_a_run_on_a_resnet_trains_reports_resumes_and_labels(tmp_path):
     run = tmp_path / "run"
     given = ["--backbone.library", "open_clip", "--backbone.hub", "RN50-quickgelu", "--backbone.pretrained", weights]
     given += ["--task.path", data, "--folder", tmp_path, "--name", "run", "--threads", "2", "--restarts.policy", "none"]
-    given += ["--backbone.features", tmp_path / "features", "--backbone.num_workers", "0", "--optimizer.batch_size", "4"]
+    given += [
+        "--backbone.features",
+        tmp_path / "features",
+        "--backbone.num_workers",
+        "0",
+        "--optimizer.batch_size",
+        "4",
+    ]
     given += ["--task.shots", "4", "--task.dev_shots", "4"]
     ended = run_program(main, "cifar10-coop", *given, "--steps", "4", "--num_evals", "2")
     assert ended.status == 0, ended

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from shared.settings import BackboneSettings
 from trainer.backbones.features import identify
 from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.image_towers import ImageTowers, looking_up
-from trainer.backbones.model_files import check_files, check_loaded, refusing, setting_of
+from trainer.backbones.model_files import HINT, check_files, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer
 from trainer.backbones.model_options import freeze, frozen_dtype
 from trainer.backbones.vocabulary import Vocabulary
@@ -29,6 +30,10 @@ PRECISION = {torch.float32: "fp32", torch.bfloat16: "pure_bf16", torch.float16: 
 """The names that open_clip has for types of weights."""
 SCHEMES = ("hf-hub:", "local-dir:")
 """How names begin for which open_clip finds the weights by itself."""
+
+
+TRIES = 1000
+"""Words looked at."""
 
 
 class OpenClipTowers(ImageTowers):
@@ -62,9 +67,10 @@ class OpenClipTowers(ImageTowers):
             self.vocabulary = Vocabulary(words, self._lookup.weight)
         check_tokenizer(settings, words, self.vocabulary)
         self.max_length = int(tokenizer.context_length)
-        self._word = next(iter(self.vocabulary.words))
-        self.prefix_ids, self.suffix_ids, self._padding = self._frame(settings, tokenizer)
-        self.identity = f"open_clip {name}\n{identify(weights or name.removeprefix("local-dir:"), None)}\n{self.vocabulary.fingerprint} {self.dtype}"
+        self._word, ids = self._text_of_a_word(settings, tokenizer)
+        self.prefix_ids, self.suffix_ids, self._padding = self._frame(tokenizer, ids)
+        files = identify(weights or name.removeprefix("local-dir:"), None)
+        self.identity = f"open_clip {name}\n{files}\n{self.vocabulary.fingerprint} {self.dtype}"
 
     def encode_embeds(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end."""
@@ -91,15 +97,16 @@ class OpenClipTowers(ImageTowers):
         vectors = self._model.encode_image(pixels.to(self.device, self.dtype), normalize=False)
         return normalize(vectors.float(), dim=-1)
 
-    def _frame(self, settings: BackboneSettings, tokenizer: Any) -> tuple[list[int], list[int], int]:
+    def _text_of_a_word(self, settings: BackboneSettings, tokenizer: Any) -> tuple[int, list[int]]:
+        """A word, and the ids of a text of it alone, as open_clip lays it out."""
+        for index, word in islice(self.vocabulary.words.items(), TRIES):  # some have words that no text gives: capitals
+            ids: list[int] = tokenizer([word])[0].tolist()
+            if index in ids:
+                return index, ids
+        raise UserError(f"{setting_of(settings)}: the tokenizer gives words other tokens in a text; {HINT}")
+
+    def _frame(self, tokenizer: Any, ids: list[int]) -> tuple[list[int], list[int], int]:
         """The tokens before and after every text, and the one that fills it up."""
-        word = self.vocabulary.words[self._word]
-        ids = tokenizer([word])[0].tolist()
-        if self._word not in ids:
-            raise UserError(
-                f"{setting_of(settings)}: the tokenizer gives the word {word!r} other tokens in a text than alone; "
-                "choose another model"
-            )
         at, padding = ids.index(self._word), ids[-1]
         after = ids[at + 1 :]
         while after and after[-1] == padding:
@@ -115,17 +122,19 @@ class _TextTower(nn.Module):
         super().__init__()
         self.model = model
         text = getattr(model, "text", model)
-        if hasattr(text, "token_embedding"):  # open_clip's own transformer, else one of transformers
-            self.lookup = text.token_embedding
-            sizes = {"hidden_size": self.lookup.embedding_dim, "num_hidden_layers": text.transformer.layers}
-            self.config: Any = CLIPTextConfig(**sizes)
-            pool = getattr(text, "pool_type", None) or text.text_pool_type
-            is_causal = text.attn_mask is not None and getattr(text, "cls_emb", None) is None
-            self.ignores_padding = is_causal and pool in ("argmax", "eos")
-        else:
-            self.lookup = text.transformer.get_input_embeddings()
-            self.config = text.transformer.config
-            self.ignores_padding = True
+        self._text = (text,)  # in a tuple, or its parts would have two names
+        self._place = "model." if text is model else "model.text."
+        self.ignores_padding = True
+        if not hasattr(text, "token_embedding"):  # a model of transformers, else open_clip's own
+            self.lookup: Any = text.transformer.get_input_embeddings()
+            self.config: Any = text.transformer.config
+            return
+        self.lookup = text.token_embedding
+        sizes = {"hidden_size": self.lookup.embedding_dim, "num_hidden_layers": text.transformer.layers}
+        self.config = CLIPTextConfig(**sizes)
+        pool = getattr(text, "pool_type", None) or text.text_pool_type
+        is_causal = text.attn_mask is not None and getattr(text, "cls_emb", None) is None
+        self.ignores_padding = is_causal and pool in ("argmax", "eos")
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors [texts, dim] of token ids [texts, tokens]."""
@@ -133,14 +142,12 @@ class _TextTower(nn.Module):
         return vectors
 
     def encode(self, ids: Tensor) -> Tensor:
-        """The same, where open_clip's CLIP by itself reads texts of its full length alone."""
-        if not (self.ignores_padding and hasattr(self.model, "positional_embedding")):
-            return self(ids)
-        length = ids.shape[1]
-        first = {
-            "model.positional_embedding": self.model.positional_embedding[:length],
-            "model.attn_mask": self.model.attn_mask[:length, :length],
-        }
+        """The same without padding to full length, where the model `ignores_padding`."""
+        (text,), length = self._text, ids.shape[1]
+        first = {}
+        if self.ignores_padding and hasattr(text, "attn_mask"):  # open_clip's own takes texts of full length alone
+            first[f"{self._place}positional_embedding"] = text.positional_embedding[:length]
+            first[f"{self._place}attn_mask"] = text.attn_mask[:length, :length]
         vectors: Tensor = functional_call(self, first, (ids,))
         return vectors
 
@@ -185,7 +192,9 @@ def model_name(settings: BackboneSettings) -> tuple[str, str | None]:
 def _library(settings: BackboneSettings) -> Any:
     if find_spec("open_clip") is None:
         raise UserError("backbone.library = 'open_clip' needs the package open-clip-torch: pip install open-clip-torch")
-    with refusing(settings, "needs open_clip, which cannot be imported", "install torchvision's release for your torch"):
+    with refusing(
+        settings, "needs open_clip, which cannot be imported", "install torchvision's release for your torch"
+    ):
         import open_clip
     return open_clip
 
@@ -221,5 +230,5 @@ def _silent() -> Iterator[None]:
         root.removeFilter(_drop)
 
 
-def _drop(record: logging.LogRecord) -> bool:
+def _drop(_: logging.LogRecord) -> bool:
     return False
