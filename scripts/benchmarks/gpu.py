@@ -105,6 +105,10 @@ def measure(options: argparse.Namespace) -> None:
             "scripts/bench gpu: this machine has no GPU that torch can use; --device cpu --small takes the same way "
             "with tiny models, to see that it works"
         )
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            "scripts/bench gpu: this GPU has no bfloat16, in which both sides are measured; take a newer one"
+        )
     disable_progress_bar()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{gpu}, torch {torch.__version__}; {'tiny' if options.small else 'real'} shapes, random weights")
@@ -146,6 +150,8 @@ def _measure_model(model: Model, folder: Path, device: torch.device, peak: float
         f"  a restart ({CANDIDATES} candidates scored on {DEV} rows, a digest, a lane opened): "
         f"{1e3 * median(restarts):.0f} ms, {median(restarts) / ours:.1f} steps"
     )
+    if device.type == "cpu":
+        print("  what is required holds for a GPU and real shapes:")
     for dtype, bound in AT_LEAST.items():
         verdict(
             f"  steps a second over the padded {dtype} Trainer's", median(taken[dtype]) / ours, bound, at_least=True

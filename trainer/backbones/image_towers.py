@@ -59,7 +59,7 @@ def read_image(example: Example) -> Image.Image:
 
 
 @contextmanager
-def looking_up(table: nn.Module, embeds: Tensor) -> Iterator[None]:
+def looking_up(table: nn.Embedding, embeds: Tensor) -> Iterator[None]:
     """Inside, the embedding `table` gives `embeds` [texts, tokens, width], whatever tokens it looks up.
 
     So a model's own forward pass runs; the tokens only say where a text ends and what is padding.
