@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -78,14 +79,18 @@ def paint(folder, number):
     return path
 
 
-def scores(model, rows, training=False):
+def scores(model, rows, training=False, moved=0.0):
     """Scores, and the gradient of a prompt."""
     dim = model.vocabulary.embeddings.shape[1]
-    prompt = 0.3 * torch.randn(4, dim, generator=torch.Generator().manual_seed(3))
-    prompt = prompt.to(model.device).requires_grad_()
+    prompt = 0.3 * torch.randn(4, dim, generator=torch.Generator().manual_seed(3)).to(model.device)
+    prompt = (prompt + moved).requires_grad_()
     found = model.logits(stack([prompt], [model.new_head(1)]), rows, training)
-    (gradient,) = torch.autograd.grad((found * torch.linspace(-1, 1, found.shape[-1]).to(found)).sum(), prompt)
+    (gradient,) = torch.autograd.grad(weighted(found), prompt)
     return found.detach(), gradient
+
+
+def weighted(found):
+    return (found * torch.linspace(-1, 1, found.shape[-1]).to(found)).sum()
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -118,6 +123,23 @@ def test_quantization_without_its_package_is_one_line(open_family, kind, monkeyp
     monkeypatch.setattr("trainer.backbones.model_options.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"backbone.quantization = 'nf4' needs the package bitsandbytes"):
         open_family(kind, quantization="nf4")
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_quantized_model_scores_and_learns_nearly_as_the_whole_one(open_family, kind, quantization):
+    plain, gradient = scores(*open_family(kind))
+    model, rows = open_family(kind, quantization=quantization)
+    found, similar = scores(model, rows)
+    assert found.dtype == similar.dtype == torch.float32 and not torch.equal(found, plain)
+    assert (found - plain).abs().max() < {"int8": 0.5, "nf4": 3}[quantization] * plain.std()
+    if quantization == "int8":
+        assert torch.cosine_similarity(gradient.flatten(), similar.flatten(), dim=0) > 0.95
+    else:  # of small models four bits change much, but the gradient is that of what they compute
+        step = 1e-2 * similar / similar.norm()
+        up, down = (weighted(scores(model, rows, moved=moved)[0]) for moved in (step, -step))
+        torch.testing.assert_close((up - down) / 2e-2, similar.norm(), rtol=0.05, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

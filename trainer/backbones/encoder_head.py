@@ -32,6 +32,7 @@ class _Passthrough(nn.Module):
 def cut_head(model: PreTrainedModel) -> Any:
     """The classification model without its frozen part."""
     setattr(model, model.base_model_prefix, _Passthrough(model.base_model))
+    vars(model).pop("is_quantized", None)  # the frozen part was, and transformers would not convert the rest
     return model
 
 

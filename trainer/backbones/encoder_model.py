@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from shared.errors import UserError
@@ -44,6 +45,11 @@ def load_classifier(settings: BackboneSettings, outputs: int, options: dict[str,
         config = AutoConfig.from_pretrained(name, num_labels=outputs, **SAFE)
         for key in [key for key, value in config.to_dict().items() if "dropout" in key and value is not None]:
             setattr(config, key, settings.dropout)
+        if quantization := options.get("quantization_config"):  # not of the head, which is trained
+            with torch.device("meta"):
+                plain = AutoModelForSequenceClassification.from_config(config)
+            parts = [name for name, _ in plain.named_children()]
+            quantization.llm_int8_skip_modules = [name for name in parts if name != plain.base_model_prefix]
         checks = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, found = load(name, config=config, **options, **checks, **SAFE)
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):

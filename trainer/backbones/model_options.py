@@ -55,6 +55,9 @@ def freeze(model: Any, settings: BackboneSettings, device: torch.device) -> None
     if not (settings.device_map or settings.quantization):
         model.to(device)
     model.eval().requires_grad_(False)
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # of bitsandbytes, whose kernel for it gives no gradient
+            layer.support_avx512bf16_for_cpu = False
     if settings.checkpointing:
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):

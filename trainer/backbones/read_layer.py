@@ -20,10 +20,12 @@ class ReadLayer(nn.Module):
 
     @classmethod
     def cut_from(cls, body: Any) -> Self | None:
-        """Take the last layer out of a model; None, and the model unchanged, where its layers are not BERT's."""
+        """Take the last layer out of a model; None, and the model unchanged, if it is not BERT's, or quantised."""
         if body.config.model_type not in ALIKE:
             return None
         *rest, last = body.encoder.layer
+        if not last.attention.self.key.weight.is_floating_point():
+            return None
         body.encoder.layer = nn.ModuleList(rest)
         return cls(last)
 

@@ -1,5 +1,6 @@
 """A sentence encoder such as MiniLM as both towers: class texts and examples are texts."""
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -130,9 +131,11 @@ def _load(name: str, settings: BackboneSettings, device: torch.device) -> Any:
         # sentence-transformers keeps to itself which weights were missing. A second load without data shows it.
         listed = load_file_path(name, "modules.json")
         place = {"subfolder": json.loads(Path(listed).read_text(encoding="utf-8"))[0]["path"]} if listed else {}
+        config = copy.deepcopy(first.auto_model.config)
+        vars(config).pop("quantization_config", None)  # the second load would take the weights for quantised ones
         _, found = type(first.auto_model).from_pretrained(
             name,
-            config=first.auto_model.config,
+            config=config,
             device_map="meta",
             ignore_mismatched_sizes=True,
             output_loading_info=True,
