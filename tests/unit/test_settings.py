@@ -391,6 +391,8 @@ FOREIGN = [
     ("outline-tinyclip", "task.label", "class", "without task.path"),
     ("demo", "task.config", "rte", "without task.path"),
     ("demo", "backbone.augment", "true", "'image'"),
+    ("demo", "backbone.library", "open_clip", "'image'"),
+    ("cifar10-coop", "backbone.pretrained", "openai", "'open_clip'"),
     ("demo", "restarts.sync_wait_seconds", "0.1", "'sync'"),
     ("cifar10-coop", "prompt.words", "a picture of", "'words'"),
     ("rte-minilm", "prompt.per_class", "true", "'dual_encoder'"),
