@@ -41,7 +41,9 @@ def main() -> int:
     given.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
     given.add_argument("--rounds", type=int, default=3, help="windows with each number")
     given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
-    given = commands.add_parser("threads", help="how fast is a run with the embedded LLM on the same cores, by threads?")
+    given = commands.add_parser(
+        "threads", help="how fast is a run with the embedded LLM on the same cores, by threads?"
+    )
     given.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
     given.add_argument("--rounds", type=int, default=3, help="runs with each number of threads")
     bench = commands.add_parser("bus", help="what does the bus cost the loop, with many proposers and under a flood?")
