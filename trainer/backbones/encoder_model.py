@@ -41,13 +41,14 @@ def load_classifier(settings: BackboneSettings, outputs: int, options: dict[str,
     """
     name = check_files(settings)
     load: Any = AutoModelForSequenceClassification.from_pretrained  # whose types leave out output_loading_info
+    build: Any = AutoModelForSequenceClassification.from_config  # untyped in transformers
     with refusing(settings, "cannot be loaded as an encoder", HINT):
         config = AutoConfig.from_pretrained(name, num_labels=outputs, **SAFE)
         for key in [key for key, value in config.to_dict().items() if "dropout" in key and value is not None]:
             setattr(config, key, settings.dropout)
         if quantization := options.get("quantization_config"):  # not of the head, which is trained
             with torch.device("meta"):
-                plain = AutoModelForSequenceClassification.from_config(config)
+                plain = build(config)
             parts = [name for name, _ in plain.named_children()]
             quantization.llm_int8_skip_modules = [name for name in parts if name != plain.base_model_prefix]
         checks = {"output_loading_info": True, "ignore_mismatched_sizes": True}
