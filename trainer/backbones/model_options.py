@@ -1,5 +1,6 @@
 """How a frozen model is loaded, for every family: type of its weights, attention, devices, quantization."""
 
+import logging
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -39,6 +40,7 @@ def load_options(settings: BackboneSettings, device: torch.device) -> dict[str, 
             raise UserError(
                 f"backbone.quantization = {settings.quantization!r} needs the package bitsandbytes; pip install it"
             )
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it repeats its hints in each pass
         options["device_map"] = settings.device_map or {"": str(device)}
         options["quantization_config"] = (
             BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
