@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 import torch
-from conftest import follow_readme, run_program
+from conftest import follow_readme, run_program, tiny_tokenizer
 from PIL import Image
 from small_clip import LABELS
+from small_encoders import SIZES
 from torch.nn.functional import normalize
+from transformers import BertConfig
 
 import trainer
 from shared.errors import UserError
@@ -36,6 +38,7 @@ SMALL = {
     "resnet": {"embed_dim": 24, "vision_cfg": {**VISION, "layers": [1, 1, 1, 1], "patch_size": None}, "text_cfg": TEXT},
     "end of text": {**CUSTOM, "text_cfg": {**TEXT, "pool_type": "eos", "eos_id": 49407}},
     "not causal": {**CUSTOM, "text_cfg": {**TEXT, "no_causal_mask": True, "pool_type": "last"}},
+    "bert": {**CUSTOM, "text_cfg": {"context_length": 40, "hf_pooler_type": "mean_pooler", "hf_proj_type": "mlp"}},
     "coca": {
         "embed_dim": 24,
         "vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
@@ -49,13 +52,18 @@ SMALL = {
 def save_small(folder, kind="clip"):
     """A folder as open_clip pushes it to the hub, with random weights."""
     folder.mkdir(parents=True)
-    config = SMALL[kind]
+    config = json.loads(json.dumps(SMALL[kind]))
+    if kind == "bert":  # a text tower and a tokenizer of transformers
+        tokenizer = tiny_tokenizer([*["a", "photo", "of", "the", "dog", "fire", "truck", "cat"]])
+        tokenizer.save_pretrained(folder)
+        BertConfig(**{**SIZES, "vocab_size": len(tokenizer)}).save_pretrained(folder)
+        config["text_cfg"] |= {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     torch.manual_seed(1)
     model_name = f"small-{kind.replace(' ', '-')}"
     (folder / f"{model_name}.json").write_text(json.dumps(config))
     open_clip.add_model_config(folder / f"{model_name}.json")
-    model = open_clip.create_model(model_name)
+    model = open_clip.create_model(model_name, pretrained_text=False)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if name.startswith("text_decoder."):  # open_clip leaves some of it as it finds the memory
@@ -88,7 +96,8 @@ def difference(backbone, name, weights=None):
     """The largest between our unit vectors and open_clip's own, of class texts and of images."""
     model, transform = open_clip.create_model_from_pretrained(name, weights)
     tokenizer, prompts = open_clip.get_tokenizer(name), ("a photo of the", "cat")
-    texts = [f"{prompt} {label}." for prompt in prompts for label in LABELS]
+    end = "." if hasattr(tokenizer, "bpe_ranks") else ""  # CLIP's
+    texts = [f"{prompt} {label}{end}" for prompt in prompts for label in LABELS]
     expected = normalize(model.eval().encode_text(tokenizer(texts)), dim=-1)
     found = backbone.class_embeddings(stack([backbone.vocabulary.embed(prompt, 8) for prompt in prompts]))
     pictures = [noise_picture(seed) for seed in range(3)]
@@ -193,6 +202,7 @@ def test_names_that_open_clip_does_not_have_are_refused(tmp_path):
     assert re.search("no such file.* tag .*openai", refusal(hub="RN50", pretrained="nosuch"))
     assert "set backbone.hub to RN50-quickgelu" in refusal(hub="RN50", pretrained="openai")
     assert "remove it" in refusal(hub="hf-hub:a/b", pretrained="openai")
+    assert "hf-hub:nobody/nothing" in refusal(hub="hf-hub:nobody/nothing")
     assert "backbone.path" in refusal(path=str(tmp_path / "nowhere"))
     assert "open_clip_config.json" in refusal(path=str(tmp_path))
 

@@ -30,10 +30,8 @@ PRECISION = {torch.float32: "fp32", torch.bfloat16: "pure_bf16", torch.float16: 
 """The names that open_clip has for types of weights."""
 SCHEMES = ("hf-hub:", "local-dir:")
 """How names begin for which open_clip finds the weights by itself."""
-
-
 TRIES = 1000
-"""Words looked at."""
+"""Words of which one has to be the same token in a text; capitals, in a tokenizer that lowers them, are not."""
 
 
 class OpenClipTowers(ImageTowers):
@@ -99,7 +97,7 @@ class OpenClipTowers(ImageTowers):
 
     def _text_of_a_word(self, settings: BackboneSettings, tokenizer: Any) -> tuple[int, list[int]]:
         """A word, and the ids of a text of it alone, as open_clip lays it out."""
-        for index, word in islice(self.vocabulary.words.items(), TRIES):  # some have words that no text gives: capitals
+        for index, word in islice(self.vocabulary.words.items(), TRIES):
             ids: list[int] = tokenizer([word])[0].tolist()
             if index in ids:
                 return index, ids
