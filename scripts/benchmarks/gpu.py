@@ -5,6 +5,7 @@ Trainer reads padded examples, in float32 and in bfloat16 by autocast.
 """
 
 import argparse
+import gc
 import signal
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def _measure_model(model: Model, folder: Path, device: torch.device, peak: float
         f"{1e3 * median(restarts):.0f} ms, {median(restarts) / ours:.1f} steps"
     )
     if device.type == "cpu":
-        print("  what is required holds for a GPU and real shapes:")
+        print("  these bounds are for a GPU and real shapes:")
     for dtype, bound in AT_LEAST.items():
         verdict(
             f"  steps a second over the padded {dtype} Trainer's", median(taken[dtype]) / ours, bound, at_least=True
@@ -452,6 +453,7 @@ def _wait(device: torch.device) -> None:
 
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
+        gc.collect()  # the Trainer's objects refer to each other
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -67,11 +67,12 @@ def test_scores_and_gradients_are_those_of_one_sequence_a_label(folder, kind, la
     expected = torch.stack(
         [by_hand(model, lane, text, label, labels) for lane in lanes for text in TEXTS for label in labels]
     ).view_as(weights)
+    near = 1e-5 if device.type == "cpu" else 1e-4
     assert found.dtype == torch.float32
-    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert_close(found, expected, atol=near, rtol=1e-5)
     one, other = (torch.autograd.grad((scores * weights).sum(), lanes) for scores in (found, expected))
     assert min(gradient.abs().max() for gradient in other) > 1e-3
-    assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert_close(one, other, atol=near, rtol=10 * near)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -137,7 +138,7 @@ def test_neither_other_rows_nor_other_lanes_change_a_score(folder, device):
     for number, lane in enumerate(lanes):
         for at in range(len(TEXTS)):
             alone = model.logits(stack([lane]), rows[torch.tensor([at])])
-            assert_close(together[number, at], alone[0, 0], atol=1e-5, rtol=1e-5)
+            assert_close(together[number, at], alone[0, 0], atol=1e-5, rtol=1e-5 if device.type == "cpu" else 1e-4)
 
 
 def test_many_rows_are_scored_in_their_own_order(folder, device):
@@ -148,7 +149,7 @@ def test_many_rows_are_scored_in_their_own_order(folder, device):
     with torch.no_grad():
         lanes = stack(prompts(model, 4, 4, 2))
         scores, backwards = model.logits(lanes, rows), model.logits(lanes, prepare(model, *texts[::-1]))
-    assert_close(scores, backwards.flip(1), atol=1e-5, rtol=1e-5)
+    assert_close(scores, backwards.flip(1), atol=1e-5, rtol=1e-5 if device.type == "cpu" else 1e-4)
     assert scores[0].std(dim=0).min() > 1e-3
 
 
