@@ -117,8 +117,8 @@ def _load(name: str, settings: BackboneSettings, device: torch.device) -> Any:
             **load_options(settings, device),
             "ignore_mismatched_sizes": True,
         }  # those are refused below, by name
-        place = None if "device_map" in options else str(device)
-        model = SentenceTransformer(name, device=place, model_kwargs=options, trust_remote_code=False)
+        where = None if "device_map" in options else str(device)
+        model = SentenceTransformer(name, device=where, model_kwargs=options, trust_remote_code=False)
         model.eval().requires_grad_(False)
         for module in list(model)[1:]:
             module.to(options["dtype"])
