@@ -220,6 +220,7 @@ def test_weights_that_are_damaged_or_of_another_model_are_refused(tmp_path):
         lambda: weights.write_text("<html>not found</html>"),
         lambda: weights.write_text("version https://git-lfs.github.com/spec/v1\nsize 12"),
         lambda: torch.save([1, 2], weights),
+        lambda: torch.jit.script(torch.nn.Linear(2, 2)).save(weights),  # a program, as OpenAI publishes its models
         lambda: torch.save({}, weights),
         lambda: torch.save({**whole, "token_embedding.weight": whole["token_embedding.weight"] * torch.nan}, weights),
         lambda: torch.save({name: value for name, value in whole.items() if "visual" in name}, weights),
