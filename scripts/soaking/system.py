@@ -74,6 +74,8 @@ class System:
         """Processes that are stopped by SIGSTOP."""
         self.memory: dict[str, list[list[tuple[float, float]]]] = {}
         """By process: for each of its lives, pairs of seconds and MiB."""
+        self.silent: dict[str, float] = {}
+        """By process: the most seconds since a beat that its /healthz said, a suspension left out."""
         self.totals: Counter[str] = Counter()
         """The trainer's counters over the lives that ended."""
         self._samples: dict[str, float] = {}
@@ -179,9 +181,15 @@ class System:
             self._samples = scrape(self.ports["trainer"]) or self._samples
 
     def _check_health(self, name: str) -> None:
-        if name not in self.suspended:
-            status, body = get(self.ports[name], "/healthz")
-            if status not in (0, 200) and '"ending"' not in body:
+        if name in self.suspended:
+            return
+        status, body = get(self.ports[name], "/healthz")
+        if not status:
+            return  # it serves nothing yet, or nothing any more
+        report = json.loads(body)
+        if report["status"] != "ending":
+            self.silent[name] = max(self.silent.get(name, 0.0), report["seconds_since_beat"])
+            if status != 200:
                 self.find(f"/healthz of {name}: {status} {body.strip()}")
 
     def counters(self) -> Counter[str]:
