@@ -78,9 +78,12 @@ class Proposals:
             self._rests_until = self._next_work()
 
     def _next_work(self) -> float:
-        """Lane-steps at which there is something to do even without news."""
+        """Lane-steps at which there is something to do even without news.
+
+        Waiting candidates are looked at again when a trial ends, and after each evaluation, whose checkpoint collects.
+        """
         restarts = self.state.restarts
-        if restarts.unscored or restarts.waiting:
+        if restarts.unscored:
             return 0.0
         if restarts.next_request is None or restarts.wants(self.state.lane_steps):
             return inf  # a proposer that becomes free is news

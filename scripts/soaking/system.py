@@ -19,6 +19,10 @@ REST_SECONDS = 0.4
 
 MAX_CHALLENGERS = 1
 LEASE_SECONDS = 10.0
+COMPILED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16"}
+"""Products that stay compiled in the trainer (`trainer.backbones.frozen_linear`). With more of them its memory fills up
+for ten minutes, which hides a leak."""
+
 DISK_BYTES = 64 * 2**20
 NAME = "soak"
 
@@ -144,7 +148,7 @@ class System:
     def _start_trainer(self, verb: str, what: str) -> None:
         self.processes["trainer"] = self.home.start(
             sys.executable, "-m", "scripts.soaking.trainer", verb, what,
-            SOAK_REST=str(self._rest), PORT=str(self.ports["trainer"]),
+            SOAK_REST=str(self._rest), PORT=str(self.ports["trainer"]), **COMPILED,
         )  # fmt: skip
         self.memory.setdefault("trainer", []).append([])
 

@@ -9,7 +9,7 @@ from bus.channel import LeaseEnded
 from bus.in_process import InProcessChannel
 from shared.settings import RestartSettings, Settings
 from trainer.proposals import Proposals
-from trainer.search.restarts import Candidate, Restarts
+from trainer.search.restarts import Candidate, Restarts, Trial
 
 
 class Counting(InProcessChannel):
@@ -39,6 +39,9 @@ class Asking(Proposals):
     def _score(self):
         self.channel.calls.append("score")
         self.state.restarts.unscored = []
+
+    def _start_candidates(self):
+        self.channel.calls.append("start")
 
 
 @pytest.fixture
@@ -93,3 +96,19 @@ def test_what_was_taken_over_for_a_checkpoint_is_scored_in_the_next_turn(turns):
     proposals.collect()
     proposals.state.restarts.unscored = [Candidate("words", "lease", 0)]
     assert "score" in take()
+
+
+def test_waiting_candidates_cost_nothing_until_an_evaluation_or_the_end_of_a_trial(turns):
+    proposals, take = turns
+    challenger = SimpleNamespace(number=1, age=0)
+    proposals.state.restarts.waiting = [Candidate("words", "lease", 0, score=1.0)]
+    proposals.state.restarts.trials = {1: Trial(Candidate("others", "lease", 0), ends=40)}
+    proposals.state.lanes = [SimpleNamespace(number=0), challenger]
+    assert "start" in take()
+    assert take(50) == []
+    proposals.collect()  # the checkpoint after an evaluation
+    assert "start" in take()
+    assert take(50) == []
+    proposals.drop_diverged(challenger)
+    assert "start" in take()
+    assert take(50) == []
