@@ -2,6 +2,7 @@
 
 scripts/bench overlap       does a slow LLM slow the training down?
 scripts/bench busy          how fast is a run while other processes keep cores busy?
+scripts/bench threads       how fast is a run with the embedded LLM on the same cores, by threads?
 scripts/bench bus           what does the bus cost the loop, with many proposers and under a flood?
 scripts/bench page          do viewers of the live page slow the training down?
 scripts/bench ranks         how fast are two ranks?
@@ -40,6 +41,11 @@ def main() -> int:
     given.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
     given.add_argument("--rounds", type=int, default=3, help="windows with each number")
     given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
+    given = commands.add_parser(
+        "threads", help="how fast is a run with the embedded LLM on the same cores, by threads?"
+    )
+    given.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
+    given.add_argument("--rounds", type=int, default=3, help="runs with each number of threads")
     bench = commands.add_parser("bus", help="what does the bus cost the loop, with many proposers and under a flood?")
     bench.add_argument("--proposers", type=int, nargs="+", default=[1, 64, 256], help="numbers of proposers")
     bench.add_argument("--steps", type=float, nargs="+", default=[0.001, 0.1, 2.0], help="seconds of a step")

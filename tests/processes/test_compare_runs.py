@@ -99,12 +99,11 @@ def test_the_same_command_makes_no_run_again(home):
 
 
 @pytest.mark.usefixtures("done")
-@pytest.mark.parametrize("other", [("--steps", "80"), ("--optimizer.batch_size", "4"), ("--num_evals", "4")])
-def test_runs_of_other_settings_are_not_mixed_in(home, other):
+def test_runs_of_other_settings_are_not_mixed_in(home):
     before = (home.folder / "out" / "comparison.md").read_text()
-    refused = compare(home, *SMALLEST, *other, "--arms", "plain")
+    refused = compare(home, *SMALLEST, "--optimizer.batch_size", "4", "--arms", "plain")
     assert refused.wait() == 2
-    assert "error: " in refused.text and other[0].removeprefix("--") in refused.text and "Traceback" not in refused.text
+    assert "error: " in refused.text and "optimizer.batch_size" in refused.text and "Traceback" not in refused.text
     assert (home.folder / "out" / "comparison.md").read_text() == before
 
 

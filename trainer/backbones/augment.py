@@ -3,7 +3,6 @@
 from math import exp, log, sqrt
 from random import Random
 
-import torch
 from PIL import Image, ImageOps
 
 SCALE = (0.08, 1.0)
@@ -14,18 +13,11 @@ TRIES = 10
 """Draws of a crop before it is taken from the middle."""
 
 
-def random_views(images: list[Image.Image], side: int) -> list[Image.Image]:
-    """A random crop of each image, resized to `side` x `side`, half of them mirrored.
-
-    The crops are torchvision's RandomResizedCrop with bicubic interpolation. Randomness comes from
-    torch's global generator.
-    """
-    seeds = torch.randint(2**62, (len(images),)).tolist()
-    return [random_view(image, side, Random(seed)) for image, seed in zip(images, seeds, strict=True)]
-
-
 def random_view(image: Image.Image, side: int, draw: Random) -> Image.Image:
-    """A random crop of an image, resized to `side` x `side` and mirrored or not, as `draw` decides."""
+    """A random crop of an image, resized to `side` x `side` and mirrored or not, as `draw` decides.
+
+    The crop is torchvision's RandomResizedCrop with bicubic interpolation.
+    """
     view = image.crop(_box(*image.size, draw)).resize((side, side), Image.Resampling.BICUBIC)
     return ImageOps.mirror(view) if draw.random() < 0.5 else view
 

@@ -44,7 +44,7 @@ class Backbone(Protocol):
         """Fresh trainable parameters other than the prompt, by name, fixed by the seed; empty where there are none."""
 
     def logits(self, stack: Stack, rows: Any, training: bool = False) -> Tensor:
-        """Class scores [lanes, examples, classes], float32; `training` switches on dropout and augmentation.
+        """Class scores [lanes, examples, classes], float32; `training` switches on dropout.
 
         Randomness comes from torch's global generator, which the loop seeds before each step.
         """

@@ -15,7 +15,6 @@ from torch import Tensor
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer import ranks
-from trainer.backbones.augment import random_views
 from trainer.backbones.clip_towers import ClipTowers, read_image
 from trainer.backbones.features import Features, cache_folder
 from trainer.backbones.labels import encode_labels
@@ -49,10 +48,6 @@ class EmbeddedExamples:
         """The examples at `rows`, int64 [n]."""
         examples = [self.examples[row] for row in rows.tolist()] if self.examples else []
         return type(self)(examples, self.vectors[rows.to(self.vectors.device)])
-
-
-class AugmentedExamples(EmbeddedExamples):
-    """Examples with the vectors of random views."""
 
 
 class DualEncoder:
@@ -165,7 +160,7 @@ class DualEncoder:
         towers = self._towers
         made = Views(rows.examples, read_image, towers.to_pixels, towers.image_size, seed)
         encoded = map(self._encode_pixels, made.batches(batches, self.settings.num_workers))
-        return (AugmentedExamples([], vectors) for vectors in encoded)
+        return (EmbeddedExamples([], vectors) for vectors in encoded)
 
     @torch.no_grad()
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -183,20 +178,13 @@ class DualEncoder:
         """Empty: only the prompt is trained."""
         return {}
 
-    def logits(self, stack: Stack, rows: EmbeddedExamples, training: bool = False) -> Tensor:
-        """Class scores [lanes, examples, classes]; with backbone.augment, those of random views while `training`."""
-        is_plain = not isinstance(rows, AugmentedExamples)
-        seen = self._views(rows) if training and self.settings.augment and is_plain else rows
-        return self.classify(self.class_embeddings(stack), seen)
+    def logits(self, stack: Stack, rows: EmbeddedExamples, training: bool = False) -> Tensor:  # noqa: ARG002
+        """Class scores [lanes, examples, classes]; training needs nothing else."""
+        return self.classify(self.class_embeddings(stack), rows)
 
     def classify(self, class_embeddings: Tensor, rows: EmbeddedExamples) -> Tensor:
         """Cosines of class vectors [lanes, classes, dim] and examples over the temperature."""
         return rows.vectors @ class_embeddings.transpose(-1, -2) / self._temperature
-
-    @torch.no_grad()
-    def _views(self, rows: EmbeddedExamples) -> EmbeddedExamples:
-        images = random_views(self._towers.read(rows.examples), self._towers.image_size)
-        return EmbeddedExamples(rows.examples, self._towers.encode(images))
 
     def class_embeddings(self, stack: Stack) -> Tensor:
         """Unit vectors [lanes, classes, dim] of the class texts.

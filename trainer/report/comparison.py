@@ -144,13 +144,15 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
 def scores_chart(rows: Sequence[Arm], width: int) -> Forest | None:
     """The arms' test scores; None before any run is finished."""
     scored = [(arm.name, arm.total, arm.scores) for arm in rows if arm.total]
-    return _forest("Test {} in percent: mean with 95 percent interval, a dot a seed", rows, scored, width, "%.1f%%")
+    label = "Test {} in percent: mean with 95 percent interval, a dot a seed"
+    return _forest(label, rows, scored, width, is_difference=False)
 
 
 def differences_chart(rows: Sequence[Arm], width: int) -> Forest | None:
     """The arms' differences to the first one; None where no seed has both."""
     paired = [(arm.name, arm.difference, arm.differences) for arm in rows if arm.difference]
-    return _forest("Test {} minus that of the first arm, in points, seed by seed", rows, paired, width, "%+.1f")
+    label = "Test {} minus that of the first arm, in points, seed by seed"
+    return _forest(label, rows, paired, width, is_difference=True)
 
 
 def _forest(
@@ -158,14 +160,14 @@ def _forest(
     rows: Sequence[Arm],
     scored: Sequence[tuple[str, Interval, dict[int, float]]],
     width: int,
-    form: str,
+    *,
+    is_difference: bool,
 ) -> Forest | None:
     if not scored:
         return None
     left, right, step = min(170, width // 3), 16, 30
     low = min(min(total.low, *values.values()) for _, total, values in scored)
     high = max(max(total.high, *values.values()) for _, total, values in scored)
-    is_difference = form.startswith("%+")
     if is_difference:
         low, high = min(low, 0.0), max(high, 0.0)
     pad = (high - low) * 0.05 or 1.0
@@ -174,6 +176,9 @@ def _forest(
     def x(value: float) -> float:
         return round(left + (width - left - right) * (value - low) / (high - low), 1)
 
+    def written(value: float) -> str:
+        return f"{value:+.1f}" if is_difference else f"{value:.1f}%"
+
     drawn = [
         Row(
             24 + step * index,
@@ -181,7 +186,7 @@ def _forest(
             x(total.low),
             x(total.high),
             x(total.mean),
-            [(x(value), f"seed {seed % 1_000_000}: {form % value}") for seed, value in values.items()],
+            [(x(value), f"seed {seed % 1_000_000}: {written(value)}") for seed, value in values.items()],
         )
         for index, (name, total, values) in enumerate(scored)
     ]
