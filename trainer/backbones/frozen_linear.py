@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 MAX_PRIMITIVES = 128
-"""Products that stay compiled for their shapes, in half a MiB each or more. A step needs a few; candidates and batches of
-many lengths need hundreds, and with the libraries' own limit of 1,024 a trainer grows by up to 0.8 GiB."""
+"""Products that stay compiled for their shapes, in half a MiB each or more. A step needs a few; candidates and batches
+of many lengths need hundreds, and with the libraries' own limit of 1,024 a trainer grows by up to 0.8 GiB."""
 
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """Variables with the limits of oneDNN and of torch's layer above it, which read them at their first product."""
