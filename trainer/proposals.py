@@ -85,8 +85,6 @@ class Proposals:
         Waiting candidates are looked at again when a trial ends, and after each evaluation, whose checkpoint collects.
         """
         restarts = self.state.restarts
-        if restarts.unscored:
-            return 0.0
         if restarts.next_request is None or restarts.wants(self.state.lane_steps):
             return inf  # a proposer that becomes free is news
         return restarts.next_request
