@@ -40,7 +40,7 @@ class Entry(Part):
     sequence: Count
     """Counts the entries from 0."""
     step: Count
-    """Lane-steps when it happened."""
+    """Lane-steps of the exchange that it belongs to."""
     event: Annotated[Leased | Ended | Proposal | Outcomes, Field(discriminator="kind")]
 
 

@@ -140,11 +140,12 @@ def _report(system: System, schedule: Schedule, minute: int, seconds: float) -> 
 
 def check(system: System) -> list[tuple[str, bool, str]]:
     """Everything that is checked at the end."""
-    from scripts.soaking.checks import check_memory, check_replay, check_run  # loads torch
+    from scripts.soaking.checks import check_health, check_memory, check_replay, check_run  # loads torch
 
     return [
         *check_run(system.run, system.budget),
         check_replay(system),
+        check_health(system.silent),
         *check_memory(system.memory),
     ]
 

@@ -184,8 +184,11 @@ class Runs:
         exists = (self.root / name / CONFIG).exists()
         directory = RunDirectory(self.root / name) if exists else RunDirectory.create(settings)
         self.signals = stop = StopAfter(stop_after)
-        bus = InProcessChannel(propose, model="script", hear=hear) if propose else open_bus(settings, name)
         record = self.root / replay / RECORD if replay else None
+        if propose:
+            bus = InProcessChannel(propose, model="script", hear=hear)
+        else:
+            bus = None if record else open_bus(settings, name)
 
         def listen(event):
             if isinstance(event, Stepped):

@@ -167,6 +167,7 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
                 from trainer.backbones.passes import after_each_chunk
                 from trainer.execution import tune_and_test
 
+                life.beat()
                 with after_each_chunk(life.beat):
                     return tune_and_test(directory, settings, bus, record, hooks, metrics, life)
     except Stopped:

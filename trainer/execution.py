@@ -60,12 +60,14 @@ def tune_and_test(
         data = {name: fingerprint(getattr(task, name)) for name in ("train", "dev", "test")}
         directory.check_data(data)
         _check_ranks(task, ranks.broadcast(data) == data)
+    life.beat()
     settings = resolve_budget(settings, len(task.train.examples))
     _announce(directory, settings, task)
     metrics.budget.set(settings.steps)
     with ranks.agreed():
         context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
         directory.check_model(context.backbone.vocabulary.fingerprint)
+    life.beat()
     listeners: list[Listener] = [metrics, lambda _: life.beat(), *hooks.listeners]
 
     try:

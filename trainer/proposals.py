@@ -74,14 +74,17 @@ class Proposals:
         caches cold, so that every call takes microseconds.
         """
         if self._news or self.state.lane_steps >= self._rests_until:
+            if self.state.exchanged == self.state.lane_steps:
+                return  # a stop broke off the step after it
             self._exchange()
             self._rests_until = self._next_work()
 
     def _next_work(self) -> float:
-        """Lane-steps at which there is something to do even without news."""
+        """Lane-steps at which there is something to do even without news.
+
+        Waiting candidates are looked at again when a trial ends, and after each evaluation, whose checkpoint collects.
+        """
         restarts = self.state.restarts
-        if restarts.unscored or restarts.waiting:
-            return 0.0
         if restarts.next_request is None or restarts.wants(self.state.lane_steps):
             return inf  # a proposer that becomes free is news
         return restarts.next_request
@@ -89,15 +92,16 @@ class Proposals:
     def _exchange(self) -> None:
         restarts, is_sync = self.state.restarts, self.settings.restarts.mode == "sync"
         self.collect()
-        if restarts.unscored and (is_sync or self._is_next_iteration):
+        if restarts.unscored:
             self._score()
         if restarts.waiting:  # before asking: these may take what is left of the budget
             self._start_candidates()
         if (is_sync or self.channel.can_lease()) and restarts.wants(self.state.lane_steps):
-            if is_sync:
-                self._hold_round()
-            else:
+            if not is_sync:
                 self._ask()
+            elif not self._hold_round():
+                return
+        self.state.exchanged = self.state.lane_steps
 
     def collect(self) -> None:
         """Take over what has arrived, without measuring it: a checkpoint that is saved then lacks nothing."""
@@ -146,8 +150,12 @@ class Proposals:
             state.restarts.asked(state.lane_steps, leases)
             self.observers(DigestLeased(digest, leases))
 
-    def _hold_round(self) -> None:
-        """Ask and wait for the answer, as the paper alternates; go on without one after `sync_wait_seconds`."""
+    def _hold_round(self) -> bool:
+        """Ask and wait for the answer, as the paper alternates; go on without one after `sync_wait_seconds`.
+
+        Returns:
+            False if a stop broke the round off.
+        """
         restarts, lane_steps = self.state.restarts, self.state.lane_steps
         deadline = time.monotonic() + self.settings.restarts.sync_wait_seconds
         received = restarts.tally.received
@@ -163,10 +171,13 @@ class Proposals:
                 break
         if restarts.unscored:
             self._score()
-        if restarts.tally.received == received and not stopping:
+        if restarts.tally.received == received:
+            if stopping:
+                return False
             restarts.skip_request(lane_steps)
             self.observers(RequestSkipped(lane_steps, self.settings.restarts.sync_wait_seconds))
         self._start_candidates()
+        return True
 
     def _receive(self, answer: Answer) -> None:
         """Take a proposal; its new candidates are to be measured."""
@@ -251,11 +262,6 @@ class Proposals:
         if self._is_noise:
             return self.prompt_init.noise(self.settings.seed * 1_000_003 + candidate.number)
         return self.prompt_init.embed(candidate.words)
-
-    @property
-    def _is_next_iteration(self) -> bool:
-        """Whether a step was taken since the unscored were asked for; not so where a stop came in between."""
-        return all(candidate.asked < self.state.lane_steps for candidate in self.state.restarts.unscored)
 
     @property
     def _is_noise(self) -> bool:

@@ -82,7 +82,7 @@ def tune(
     recorded = None
     if ranks.is_main() and (found := open_channel(settings, prompt_init, bus, record, lambda: state.lane_steps)):
         recorded = RecordingChannel(
-            found, directory.path / RECORD, lambda: state.lane_steps, truncate_to=offsets[RECORD]
+            found, directory.path / RECORD, lambda: state.record_step, truncate_to=offsets[RECORD]
         )
     channel: Channel | None = recorded
     if ranks.count() > 1 and settings.restarts.policy != "none":

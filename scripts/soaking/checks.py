@@ -11,16 +11,17 @@ from safetensors.torch import load_file
 from bus.messages import Outcomes, Proposal
 from bus.record import Ended, Leased, read
 from scripts.soaking.system import System
+from shared.settings import MetricsSettings
 from trainer.runs.directory import BEST_TENSORS, HISTORY, RECORD, SUMMARY
 
 WARM_UP_SECONDS = 60.0
 """What a process allocates at first is not a leak."""
 
-OBSERVED_SECONDS = 300.0
-"""A shorter life is not judged, because allocators are still filling up."""
+OBSERVED_SECONDS = 120.0
+"""A shorter life is not judged: what comes and goes outweighs a slope."""
 
-MAX_SLOPE = 2.0
-"""MiB a minute."""
+MAX_SLOPE = 0.5
+"""MiB a minute. The trainer's memory of prompts fills up at about half of it (`trainer.search.trajectory`)."""
 
 Check = tuple[str, bool, str]
 """What, whether it holds, and its figure."""
@@ -104,6 +105,13 @@ def check_replay(system: System) -> Check:
     one, other = (load_file(path / BEST_TENSORS) for path in (system.run, replayed))
     same = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     return "replayed bit for bit", same, f"{len(one)} tensors"
+
+
+def check_health(silent: dict[str, float]) -> Check:
+    """Whether every process gave a sign of life in time, while it started too."""
+    limit = MetricsSettings().stale_seconds
+    figure = ", ".join(f"{name} {seconds:.1f}" for name, seconds in sorted(silent.items()))
+    return "/healthz never stale", all(seconds <= limit for seconds in silent.values()), f"most seconds: {figure}"
 
 
 def check_memory(memory: dict[str, list[list[tuple[float, float]]]]) -> list[Check]:

@@ -19,6 +19,10 @@ REST_SECONDS = 0.4
 
 MAX_CHALLENGERS = 1
 LEASE_SECONDS = 10.0
+COMPILED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16"}
+"""Products that stay compiled in the trainer (`trainer.backbones.frozen_linear`). With more of them its memory fills up
+for ten minutes, which hides a leak."""
+
 DISK_BYTES = 64 * 2**20
 NAME = "soak"
 
@@ -74,6 +78,8 @@ class System:
         """Processes that are stopped by SIGSTOP."""
         self.memory: dict[str, list[list[tuple[float, float]]]] = {}
         """By process: for each of its lives, pairs of seconds and MiB."""
+        self.silent: dict[str, float] = {}
+        """By process: the most seconds since a beat that its /healthz said, a suspension left out."""
         self.totals: Counter[str] = Counter()
         """The trainer's counters over the lives that ended."""
         self._samples: dict[str, float] = {}
@@ -142,7 +148,7 @@ class System:
     def _start_trainer(self, verb: str, what: str) -> None:
         self.processes["trainer"] = self.home.start(
             sys.executable, "-m", "scripts.soaking.trainer", verb, what,
-            SOAK_REST=str(self._rest), PORT=str(self.ports["trainer"]),
+            SOAK_REST=str(self._rest), PORT=str(self.ports["trainer"]), **COMPILED,
         )  # fmt: skip
         self.memory.setdefault("trainer", []).append([])
 
@@ -179,9 +185,15 @@ class System:
             self._samples = scrape(self.ports["trainer"]) or self._samples
 
     def _check_health(self, name: str) -> None:
-        if name not in self.suspended:
-            status, body = get(self.ports[name], "/healthz")
-            if status not in (0, 200) and '"ending"' not in body:
+        if name in self.suspended:
+            return
+        status, body = get(self.ports[name], "/healthz")
+        if not status:
+            return  # it serves nothing yet, or nothing any more
+        report = json.loads(body)
+        if report["status"] != "ending":
+            self.silent[name] = max(self.silent.get(name, 0.0), report["seconds_since_beat"])
+            if status != 200:
                 self.find(f"/healthz of {name}: {status} {body.strip()}")
 
     def counters(self) -> Counter[str]:

@@ -9,7 +9,7 @@ from bus.channel import LeaseEnded
 from bus.in_process import InProcessChannel
 from shared.settings import RestartSettings, Settings
 from trainer.proposals import Proposals
-from trainer.search.restarts import Candidate, Restarts
+from trainer.search.restarts import Candidate, Restarts, Trial
 
 
 class Counting(InProcessChannel):
@@ -40,6 +40,9 @@ class Asking(Proposals):
         self.channel.calls.append("score")
         self.state.restarts.unscored = []
 
+    def _start_candidates(self):
+        self.channel.calls.append("start")
+
 
 @pytest.fixture
 def turns():
@@ -47,7 +50,7 @@ def turns():
     restarts = Restarts(settings.restarts, 10**6)
     values = dict.fromkeys(field.name for field in fields(Proposals))
     values |= {"settings": settings, "channel": Counting(), "observers": lambda _: None}
-    values["state"] = SimpleNamespace(restarts=restarts, lane_steps=0)
+    values["state"] = SimpleNamespace(restarts=restarts, lane_steps=0, exchanged=-1)
     proposals = Asking(**values)
 
     def take(number=1):
@@ -93,3 +96,19 @@ def test_what_was_taken_over_for_a_checkpoint_is_scored_in_the_next_turn(turns):
     proposals.collect()
     proposals.state.restarts.unscored = [Candidate("words", "lease", 0)]
     assert "score" in take()
+
+
+def test_waiting_candidates_cost_nothing_until_an_evaluation_or_the_end_of_a_trial(turns):
+    proposals, take = turns
+    challenger = SimpleNamespace(number=1, age=0)
+    proposals.state.restarts.waiting = [Candidate("words", "lease", 0, score=1.0)]
+    proposals.state.restarts.trials = {1: Trial(Candidate("others", "lease", 0), ends=40)}
+    proposals.state.lanes = [SimpleNamespace(number=0), challenger]
+    assert "start" in take()
+    assert take(50) == []
+    proposals.collect()  # the checkpoint after an evaluation
+    assert "start" in take()
+    assert take(50) == []
+    proposals.drop_diverged(challenger)
+    assert "start" in take()
+    assert take(50) == []

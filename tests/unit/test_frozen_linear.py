@@ -1,10 +1,14 @@
 """Frozen linear layers: what oneDNN multiplies is what torch multiplies."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from trainer.backbones.frozen_linear import FrozenLinear, use_onednn
+from trainer.backbones.frozen_linear import CACHES, FrozenLinear, use_onednn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 
@@ -62,3 +66,22 @@ def test_frozen_layers_alone_are_replaced_and_share_their_weights():
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(after[name].data_ptr() == value.data_ptr() for name, value in before.items())
+
+
+@pytest.mark.slow
+def test_few_shapes_stay_compiled(monkeypatch):
+    """Each takes half a MiB. A process of its own, because the limit is read once."""
+    code = """
+import torch
+from trainer.backbones.frozen_linear import use_onednn
+model = torch.nn.Sequential(torch.nn.Linear(16, 16).requires_grad_(False))
+use_onednn(model)
+with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
+    for rows in 2 * [*range(1, 141)]:
+        model(torch.ones(rows, 16))
+"""
+    for name in CACHES:
+        monkeypatch.delenv(name, raising=False)
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.count("create:cache_miss") == 2 * 140  # with room for all, the second round compiles nothing

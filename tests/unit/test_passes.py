@@ -1,13 +1,23 @@
 """Passes in chunks: the same outputs and gradients as one pass, in the memory of a chunk."""
 
+from contextlib import closing
+from types import SimpleNamespace
+
 import pytest
 import torch
 from autograd import kept_bytes
+from conftest import make_settings
 from small_decoders import TEXTS, decoder, prepare, prompts, save_small_decoder
 from torch import nn
 
+from shared.errors import UserError
+from shared.health import Health
 from trainer.backbones.passes import after_each_chunk, max_pass_positions, run_chunks
 from trainer.backbones.stack import stack
+from trainer.execution import tune_and_test
+from trainer.hooks import Hooks
+from trainer.runs.directory import RunDirectory
+from trainer.runs.metrics import TrainerMetrics
 
 
 def test_chunks_keep_no_activations_and_give_the_gradient_of_one_pass():
@@ -73,3 +83,27 @@ def test_each_chunk_of_a_long_pass_is_a_beat():
         assert len(beats) == 3
     run_chunks(torch.neg, torch.randn(6, 2).chunk(3))
     assert len(beats) == 3
+
+
+def test_each_part_of_the_start_is_a_beat(tmp_path):
+    now, silent = [0.0], []
+    health = Health(60.0, clock=lambda: now[0])
+
+    def take_long():
+        silent.append(health.report()[1]["seconds_since_beat"])
+        now[0] += 50.0
+
+    def prepare(*_):
+        take_long()
+        raise UserError("seen enough")
+
+    def load(*_):
+        take_long()
+        return SimpleNamespace(vocabulary=SimpleNamespace(fingerprint=""), prepare=prepare)
+
+    settings = make_settings(folder=str(tmp_path))
+    now[0] += 50.0  # the import of torch
+    metrics = TrainerMetrics(recipe="demo", run="r")
+    with closing(RunDirectory.create(settings)) as directory, pytest.raises(UserError, match="seen enough"):
+        tune_and_test(directory, settings, None, None, Hooks(load=load), metrics, health)
+    assert silent == [0.0, 0.0]

@@ -2,14 +2,21 @@
 
 import json
 from collections import Counter
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import LABELS, MINILM, SHORT_DEMO, Runs, make_settings, open_context, run_process, run_program
 
+from bus.channel import Answer
+from bus.in_process import InProcessChannel
+from bus.messages import Proposal, Usage
 from trainer.command import main
 from trainer.runs.directory import RunDirectory
-from trainer.runs.signals import Stopped
+from trainer.runs.signals import Stopped, StopSignals
+from trainer.search.events import TrialOpened
+from trainer.tuning import tune
 
 GOOD = "i have a question about my"
 BAD = "refund payment billing invoice money"
@@ -300,6 +307,54 @@ def test_a_recorded_run_is_replayed_without_its_proposer(runs):
     record, again = ((runs.root / name / "record.jsonl").read_text().splitlines() for name in ("recorded", "replayed"))
     outcomes = [[json.loads(line)["event"].get("outcomes") for line in lines] for lines in (record, again)]
     assert outcomes[0] == outcomes[1] and any(outcomes[0])
+
+
+def test_a_request_that_is_lost_as_a_run_stops_is_replayed(runs):
+    values = {"prompt": {"words": BAD}, "optimizer": SLOW, "restarts": {"policy": "trial", "source": "bus"}}
+    assert runs.tune("lost", stop_after=3, propose=lambda _: None, **values) is None
+    recorded = runs.tune("lost", propose=Script([GOOD]), **values)
+    assert recorded[1].restarts.tally.adopted
+    assert_same(runs.tune("lost-again", replay="lost", **values), recorded)
+
+
+class Late(InProcessChannel):
+    """Leases the first digest twice; the second answer comes a poll after the first."""
+
+    def __init__(self, first, second):
+        super().__init__(lambda _: [], model="m")
+        self.words, self.answers = (first, second), []
+
+    def lease(self, digest, proposals):
+        leases = super().lease(digest, proposals)
+        if digest.sequence > 1:
+            return leases
+        leases.append(replace(leases[0], id="second"))
+        for lease, words in zip(leases, self.words, strict=True):
+            proposal = Proposal(lease=lease.id, model="m", candidates=[words], usage=Usage(seconds=0.0))
+            self.answers.append(Answer(proposal, digest))
+        return leases
+
+    def poll(self):
+        events = super().poll()
+        return [self.answers.pop(0)] if self.answers else events
+
+
+def test_an_answer_that_arrives_as_a_run_stops_is_replayed(runs):
+    """The answer before it was scored in the iteration that the stop breaks off, and took the only free lane."""
+    restarts = {"policy": "trial", "source": "bus", "max_challengers": 1}
+    values = {"prompt": {"words": BAD}, "optimizer": SLOW, "restarts": restarts}
+    settings = make_settings(folder=str(runs.root), name="late", **values)
+    signals = StopSignals()
+
+    def stop(event):
+        signals.stopping = signals.stopping or isinstance(event, TrialOpened)
+
+    with closing(RunDirectory.create(settings)) as directory, pytest.raises(Stopped):
+        bus = Late("a note", GOOD)
+        tune(settings, runs.context, directory, signals, listeners=[stop], bus=bus)
+    recorded = runs.tune("late", propose=lambda _: [], **values)
+    assert [event["words"] for event in runs.events("late", "trial")] == ["a note", GOOD]
+    assert_same(runs.tune("late-again", replay="late", **values), recorded)
 
 
 @pytest.mark.parametrize("mode", ["async", "sync"])

@@ -23,7 +23,10 @@ from trainer.search.restarts import Restarts
 from trainer.search.state import RunState
 from trainer.search.trajectory import Trajectory
 
-SCALARS = ("lane_steps", "iterations", "opened", "lanes_per_pass", "seconds", "scoring_lane_steps", "stalled_seconds")
+SCALARS = (
+    "lane_steps", "iterations", "exchanged", "opened", "lanes_per_pass", "seconds", "scoring_lane_steps",
+    "stalled_seconds",
+)  # fmt: skip
 """Fields of `RunState` that are JSON."""
 
 

@@ -24,6 +24,8 @@ class RunState:
     """Gradient steps, one for each lane; what the budget counts."""
     iterations: int = 0
     """Iterations of the loop; each draws one batch."""
+    exchanged: int = -1
+    """Lane-steps at the last exchange with proposers. If a stop breaks off the step after it, only that is repeated."""
     opened: int = 1
     """Lanes opened so far; the number of the next."""
     lanes_per_pass: int = 16
@@ -34,3 +36,12 @@ class RunState:
     """What scoring candidates cost, in lane-steps; part of `lane_steps` only with `restarts.charge_scoring`."""
     stalled_seconds: float = 0.0
     """Of that, bus and restart bookkeeping, with the waits of sync mode."""
+
+    @property
+    def record_step(self) -> int:
+        """Lane-steps that the record gives to an event of now.
+
+        After the exchange of an iteration it belongs to the next one: what a stop takes over is not mistaken for what
+        that exchange saw.
+        """
+        return self.lane_steps + (self.exchanged == self.lane_steps)
