@@ -64,6 +64,7 @@ def make_runs(runs: list[PlannedRun], endpoints: list[str], progress: Progress) 
     """
     context = multiprocessing.get_context("spawn")
     tasks, results = context.Queue(), context.Queue()
+    tasks.cancel_join_thread()  # else a stop waits for ever until the workers, which are gone, have read all runs
     for run in runs:
         tasks.put(run)
     workers = [context.Process(target=work, args=(endpoint, tasks, results)) for endpoint in endpoints[: len(runs)]]
