@@ -38,14 +38,12 @@ def main() -> int:
     command.add_argument("--pairs", type=int, default=3, help="windows with a proposer")
     command.add_argument("--settle", type=float, default=1.5, help="seconds left out after each change")
     given = commands.add_parser("busy", help="how fast is a run while other processes keep cores busy?")
-    given.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
     given.add_argument("--busy", type=int, nargs="+", default=[1, 3], help="numbers of busy processes")
     given.add_argument("--rounds", type=int, default=3, help="windows with each number")
     given.add_argument("--seconds", type=float, default=6.0, help="length of a window")
     given = commands.add_parser(
         "threads", help="how fast is a run with the embedded LLM on the same cores, by threads?"
     )
-    given.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
     given.add_argument("--rounds", type=int, default=3, help="runs with each number of threads")
     bench = commands.add_parser("bus", help="what does the bus cost the loop, with many proposers and under a flood?")
     bench.add_argument("--proposers", type=int, nargs="+", default=[1, 64, 256], help="numbers of proposers")
@@ -60,7 +58,6 @@ def main() -> int:
     command.add_argument("--seconds", type=float, default=4.0, help="length of a window")
     command.add_argument("--pairs", type=int, default=15, help="windows with viewers")
     turns = commands.add_parser("ranks", help="how fast are two ranks?")
-    turns.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
     turns.add_argument("--seconds", type=float, default=8.0, help="length of a window")
     turns.add_argument("--rounds", type=int, default=4, help="windows of each")
     sizes = commands.add_parser("scale", help="time and memory of a step as its sizes grow")
@@ -81,11 +78,15 @@ def main() -> int:
     command = commands.add_parser(
         "gpu", help="three models on a GPU against transformers' Trainer, and an LLM alongside"
     )
-    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
     command.add_argument("--small", action="store_true", help="tiny models, to see that it works")
     command.add_argument("--seconds", type=float, default=4.0, help="length of a window with or without the LLM")
-    for command in (commands.choices["step"], commands.choices["dual"]):
+    for name in ("busy", "threads", "ranks"):
+        run = commands.choices[name]
+        run.add_argument("run", nargs="*", default=["demo"], help="recipe; after --, settings of the run")
+    for name in ("step", "dual", "gpu"):
+        command = commands.choices[name]
         command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    for command in (commands.choices["step"], commands.choices["dual"]):
         command.add_argument("--rounds", type=int, default=4, help="how often each way has its iteration")
         command.add_argument(
             "--clock",

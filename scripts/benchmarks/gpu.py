@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PromptTuningConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,6 +30,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     PreTrainedTokenizerFast,
     Qwen3Config,
     RobertaConfig,
@@ -40,10 +42,11 @@ from scripts.benchmarks.scale import ROOT, open_loop, save_clip
 from scripts.benchmarks.step import LARGE, STEPS, trainer_seconds, verdict
 from shared.config import load
 from shared.errors import UserError
-from shared.settings import Settings
+from shared.settings import BackboneSettings, Settings
 from trainer.backbones import choose_device, load_family
 from trainer.backbones.dual_encoder import EmbeddedExamples
 from trainer.backbones.image_towers import looking_up
+from trainer.backbones.model_options import frozen_dtype
 from trainer.search.digest import DigestWriter
 from trainer.search.evaluation import EncodedSplit
 from trainer.search.lanes import open_lane
@@ -114,7 +117,7 @@ def measure(options: argparse.Namespace) -> None:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{gpu}, torch {torch.__version__}; {'tiny' if options.small else 'real'} shapes, random weights")
     peak = _matmul_peak(device, options.small)
-    print(f"limit: {peak / 1e12:.2f} TFLOP/s in a product of {_ours(device)} matrices", flush=True)
+    print(f"limit: {peak / 1e12:.2f} TFLOP/s in a product of {_dtype_name(device)} matrices", flush=True)
     with TemporaryDirectory() as folder:
         for make in (_roberta, _clip, _qwen):
             _measure_model(make(Path(folder), device, options.small), Path(folder), device, peak)
@@ -143,7 +146,7 @@ def _measure_model(model: Model, folder: Path, device: torch.device, peak: float
     restarts = [_seconds(restart, device) for _ in range(ROUNDS)]
     ours = median(taken["ours"])
     print(f"\n{model.name}, batch {BATCH}; medians of {ROUNDS} rounds")
-    print(f"  Tandem, {_ours(device):18} {1 / ours:8.2f} steps/s   peak {_gib(ours_peak)}")
+    print(f"  Tandem, {_dtype_name(device):18} {1 / ours:8.2f} steps/s   peak {_gib(ours_peak)}")
     for dtype in AT_LEAST:
         print(f"  Trainer, padded, {dtype:9} {1 / median(taken[dtype]):8.2f} steps/s   peak {_gib(peaks[dtype])}")
     print(f"  share of the limit: {counted.get_total_flops() / STEPS / ours / peak:.0%}")
@@ -265,8 +268,6 @@ class CoOp(nn.Module):
         """Load a CLIP in float32."""
         super().__init__()
         self.clip = AutoModel.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
-        from transformers import AutoTokenizer
-
         tokenizer = AutoTokenizer.from_pretrained(path)
         texts = [" ".join(["x"] * CLIP_TOKENS) + f" {label} ." for label in labels]
         self.register_buffer(
@@ -300,8 +301,6 @@ def _words() -> list[str]:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     tokens = [*special, *LABELS, "answer", *_words()]
     inner = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, "<unk>"))
@@ -406,7 +405,7 @@ def _rate(epoch: Callable[[], None], device: torch.device, seconds: float) -> fl
 def _write_without_a_pause(path: str, device: str) -> None:
     """The LLM's process: says ready after its first answer."""
     disable_progress_bar()
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    dtype = _dtype(torch.device(device))
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
     prompt = torch.ones(1, 64, dtype=torch.long, device=device)
     options = {"max_new_tokens": LLM_TOKENS, "min_new_tokens": LLM_TOKENS, "do_sample": False, "pad_token_id": 0}
@@ -421,15 +420,19 @@ def _write_without_a_pause(path: str, device: str) -> None:
 # The device
 
 
-def _ours(device: torch.device) -> str:
-    return "bfloat16" if device.type == "cuda" else "float32"
+def _dtype(device: torch.device) -> torch.dtype:
+    """What our weights are kept in, and so what the limit and the LLM are measured in."""
+    return frozen_dtype(BackboneSettings(), device)
+
+
+def _dtype_name(device: torch.device) -> str:
+    return str(_dtype(device)).removeprefix("torch.")
 
 
 def _matmul_peak(device: torch.device, small: bool) -> float:
     """FLOP/s of a large product in the type that our weights have."""
     side = 512 if small else 8192
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    one, other = (torch.randn(side, side, device=device, dtype=_dtype(device)) for _ in range(2))
 
     def multiply() -> None:
         for _ in range(10):

@@ -6,8 +6,9 @@ import signal
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_program
 
+from scripts.compare import main
 from scripts.harness.processes import SMALL, FreshLLM, Household, until
 
 SCRIPT = str(ROOT / "scripts" / "compare.py")
@@ -99,11 +100,13 @@ def test_the_same_command_makes_no_run_again(home):
 
 
 @pytest.mark.usefixtures("done")
-def test_runs_of_other_settings_are_not_mixed_in(home):
+@pytest.mark.parametrize("other", [("--steps", "80"), ("--optimizer.batch_size", "4"), ("--num_evals", "4")])
+def test_runs_of_other_settings_are_not_mixed_in(home, other, monkeypatch):
+    for name, value in home.environment.items():
+        monkeypatch.setenv(name, value)
     before = (home.folder / "out" / "comparison.md").read_text()
-    refused = compare(home, *SMALLEST, "--optimizer.batch_size", "4", "--arms", "plain")
-    assert refused.wait() == 2
-    assert "error: " in refused.text and "optimizer.batch_size" in refused.text and "Traceback" not in refused.text
+    arguments = ("demo", "--out", home.folder / "out", *SMALLEST, *other, "--arms", "plain")
+    assert other[0].removeprefix("--") in run_program(main, *arguments).refused()
     assert (home.folder / "out" / "comparison.md").read_text() == before
 
 

@@ -143,6 +143,15 @@ def check_loaded(settings: BackboneSettings, model: Any, found: dict[str, Any], 
             f"{setting_of(settings)}: config.json asks for fewer layers than the weights have: {unused} is not used; "
             "use the config.json that belongs to the weights"
         )
+    check_finite(settings, model, frozen)
+
+
+def check_finite(settings: BackboneSettings, model: Any, frozen: str = "") -> None:
+    """Refuse a model with weights that are not finite; the arguments are those of `check_loaded`.
+
+    Raises:
+        UserError: one is not.
+    """
     parameters = (pair for pair in model.named_parameters() if pair[0].startswith(frozen))
     broken = next((name for name, value in parameters if not value.isfinite().all()), None)
     if broken:

@@ -20,7 +20,7 @@ from shared.settings import BackboneSettings
 from trainer.backbones.features import identify
 from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.image_towers import ImageTowers, looking_up
-from trainer.backbones.model_files import HINT, check_files, check_loaded, refusing, setting_of
+from trainer.backbones.model_files import HINT, check_files, check_finite, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer
 from trainer.backbones.model_options import freeze, frozen_dtype
 from trainer.backbones.vocabulary import Vocabulary
@@ -204,7 +204,7 @@ def _load(settings: BackboneSettings, name: str, weights: str | None, dtype: tor
     with refusing(settings, what, hint), _silent():
         model, to_pixels = open_clip.create_model_from_pretrained(name, weights, precision=PRECISION[dtype])
         tokenizer = open_clip.get_tokenizer(name)
-    check_loaded(settings, model, {"mismatched_keys": [], "missing_keys": [], "unexpected_keys": []})
+    check_finite(settings, model)
     return model, to_pixels, tokenizer
 
 
