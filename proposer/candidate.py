@@ -35,6 +35,8 @@ QUOTED = re.compile(
 WRAPPED = re.compile(r"^(?:\[([^\[\]]+)\]|\{([^{}]+)\}|<([^<>]+)>|\(([^()]+)\))$")
 FORMATTING = re.compile(r"</?(?:b|i|em|strong|code|u|span|br|sub|sup|mark|p)(?:\s[^<>]{0,100})?/?>", re.IGNORECASE)
 PLACEHOLDER = re.compile(r"\s?(?:\[[^\[\]]*\]|\{[^{}]*\}|<[^<>]*>|(?<!_)_{2,})$")
+LABEL = re.compile(r"[\s\"'`]*[\[({<]{1,2}\s?(?:the )?labels?\s?[\])}>]{1,2}.*$", re.IGNORECASE)
+"""The place of the label in a template, and what follows it."""
 EDGES = ' "«»`*_~'
 END_MARKS = " .,;:…!|/\\=-"
 
@@ -76,6 +78,7 @@ STEPS: tuple[Callable[[str], str], ...] = (
     partial(NAME.sub, "", count=1),
     _unquote,
     partial(LOSS_AFTER.sub, ""),
+    partial(LABEL.sub, ""),
     partial(PLACEHOLDER.sub, ""),
     _trim,
     partial(cut, longest=LONGEST),

@@ -4,24 +4,41 @@ The wording is in prompts/*.txt. Fields are substituted once: a field's text is 
 fields again. Words from elsewhere are cleaned and cut to one short line each.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from string import Template
 from typing import Literal
 
-from bus.messages import CandidateOutcome, Digest, Measured, Point, Slope, Substitution
+from bus.messages import CandidateOutcome, Digest
+from proposer.candidate import key
 from shared.subsampling import subsample
 from shared.text import clean, cut
 
 Kind = Literal["instruct", "continue"]
 
 MOST_LABELS = 40
-MOST_POINTS = 12
-MOST_PUSHES = 16
-MOST_TOWARD = 6
-MOST_BEST = 12
-MOST_FATES = 20
+MOST_POINTS = 6
+MOST_TEMPLATES = 8
+"""Small chat models copy what they read; repetitions of what is left out are dropped from the reply."""
+
+MOST_HINTS = 16
+HINTS_EACH = 6
+"""Words of the gradient for each position that are counted."""
+
+NEAR = 0.5
+"""Mean cosine from which the nearest words describe a prompt; of noise it is 0.2 to 0.4."""
+
+OPENINGS = (
+    ("this text", "the author", "someone", "they want", "I", "we"),
+    ("a person who", "a question", "there is", "people", "my", "here is"),
+    ("the reader", "what happens", "in short", "the reason", "you", "everything"),
+)
+"""Beginnings to choose from, by request: an LLM that is asked the same again answers the same."""
+
+LONGEST_TEMPLATE = 10
+"""Words in a template, where the prompt has room for more."""
 
 MOST_ROWS = 4
 """Rows for a small model to continue; with more it copies the bad ones."""
@@ -29,8 +46,10 @@ MOST_ROWS = 4
 AIM = 0.9
 """The loss requested of it, as a fraction of the best so far."""
 
-FORM = "Answer with the {} prompts only, one a line, as a numbered list, without quotes, explanations or anything else."
-STRUCTURED_FORM = "Answer with the {} prompts only, as JSON with the one field `prompts`, a list of strings."
+FORM = (
+    "Answer with the {} templates only, one a line, as a numbered list, without quotes, explanations or anything else."
+)
+STRUCTURED_FORM = "Answer with the {} templates only, as JSON with the one field `prompts`, a list of strings."
 """The last line of the instructions, without and with a schema for the answer."""
 
 LONGEST_WORDS = 120
@@ -56,16 +75,19 @@ def beginning() -> str:
 
 
 def _write_instruct(digest: Digest, outcomes: Sequence[CandidateOutcome], form: str) -> str:
+    findings = (
+        _section("Gradient descent: ", _progress(digest), between=""),
+        _section("The words nearest to its prompt at some steps, the best last:", _trajectory(digest)),
+        _section("Templates that were measured, the best last:", _templates(digest, outcomes)),
+        _section("Words that the gradient points to: ", _hints(digest), between=""),
+    )
     return _template("instruct").substitute(
         task=_line(digest.task, LONGEST_TASK),
         labels=_labels(digest.labels, ", "),
-        trajectory=_lines(_point(point) for point in _worst_first(subsample(digest.trajectory, MOST_POINTS))),
-        substitutions=_lines(_push(push) for push in digest.substitutions[:MOST_PUSHES]),
-        slope=_slope(digest),
-        best=_lines(_measured(measured) for measured in reversed(digest.best[:MOST_BEST])),
-        outcomes=_lines(_outcome(outcome) for outcome in outcomes[-MOST_FATES:]),
+        findings="".join(findings),
         num_candidates=digest.num_candidates,
-        tokens=digest.num_tokens,
+        words=min(LONGEST_TEMPLATE, max(1, digest.num_tokens * 3 // 4)),
+        openings=", ".join(f'some with "{start}"' for start in OPENINGS[(digest.sequence - 1) % len(OPENINGS)]),
         form=form.format(digest.num_candidates),
     )
 
@@ -90,8 +112,8 @@ def _line(text: str, longest: int = LONGEST_WORDS) -> str:
     return cut(clean(text), longest)
 
 
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(lines) or "nothing yet"
+def _section(title: str, text: str, between: str = "\n") -> str:
+    return f"\n{title}{between}{text}\n" if text else ""
 
 
 def _labels(labels: Sequence[str], last: str) -> str:
@@ -101,51 +123,37 @@ def _labels(labels: Sequence[str], last: str) -> str:
     return last.join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
 
 
-def _worst_first(points: list[Point]) -> list[Point]:
-    return sorted(points, key=lambda point: -point.dev_loss)
+def _progress(digest: Digest) -> str:
+    if digest.slope is None or not digest.trajectory:
+        return ""
+    best = min(point.dev_loss for point in digest.trajectory)
+    state = "on a plateau" if digest.slope.plateau else "still improving"
+    return f"step {digest.step} of {digest.budget}, lowest loss {best:.3f}, {state}."
 
 
-def _point(point: Point) -> str:
-    return (
-        f"- step {point.step}: {_line(point.words)} (loss {point.dev_loss:.3f}, accuracy {point.dev_accuracy:.0%}, "
-        f"nearness of the words {point.cosine:.2f})"
+def _trajectory(digest: Digest) -> str:
+    """The points that words describe; of the others nothing is worth reading."""
+    near = [point for point in digest.trajectory if point.cosine >= NEAR]
+    shown = sorted(subsample(near, MOST_POINTS), key=lambda point: -point.dev_loss)
+    return "\n".join(f"- {_line(point.words)} (step {point.step}, loss {point.dev_loss:.3f})" for point in shown)
+
+
+def _templates(digest: Digest, outcomes: Sequence[CandidateOutcome]) -> str:
+    """Measured words, the best last, with what training from them brought."""
+    gains = {key(outcome.words): outcome.gain for outcome in outcomes}
+    losses = {outcome.words: outcome.score for outcome in outcomes if outcome.score is not None}
+    losses |= {entry.words: entry.loss for entry in digest.best}
+    best = sorted(losses, key=lambda words: losses[words])[:MOST_TEMPLATES]
+    rows = [(_line(words), losses[words], gains.get(key(words))) for words in reversed(best)]
+    return "\n".join(
+        f"- {words} {{label}} (loss {loss:.3f}{'' if gain is None else f', {gain:+.3f} after training'})"
+        for words, loss, gain in rows
+        if words
     )
 
 
-def _push(push: Substitution) -> str:
-    replacements = ", ".join(_line(word) for word in push.replacements[:MOST_TOWARD])
-    return f"- position {push.position + 1}, now near {_line(push.word)}: toward {replacements}"
-
-
-def _slope(digest: Digest) -> str:
-    slope: Slope | None = digest.slope
-    if slope is None:
-        return f"not begun; {digest.budget} steps are planned."
-    state = "it is on a plateau" if slope.plateau else "it still improves"
-    return (
-        f"after {digest.step} of {digest.budget} steps {state}; the training loss changes by "
-        f"{slope.loss_per_step:+.5f} per step, the gradient's norm is {slope.gradient_norm:.3g}."
-    )
-
-
-def _measured(measured: Measured) -> str:
-    return f"- {_line(measured.words)} (loss {measured.loss:.3f}, accuracy {measured.accuracy:.0%})"
-
-
-def _outcome(outcome: CandidateOutcome) -> str:
-    said = {
-        "adopted": "adopted: after training it was better than the current prompt",
-        "dropped": "dropped: after training it was not better than the current prompt",
-        "outscored": "not tried: others measured better",
-        "duplicate": "a repetition",
-        "empty": "not usable",
-        "late": "came too late",
-        "diverged": "made the loss infinite",
-        "unfinished": "still in training when the run ended",
-    }[outcome.outcome]
-    numbers = [
-        f"loss {outcome.score:.3f}" if outcome.score is not None else "",
-        f"gain {outcome.gain:+.3f}" if outcome.gain is not None else "",
-    ]
-    details = ", ".join(number for number in numbers if number)
-    return f"- {_line(outcome.words)}: {said}{f' ({details})' if details else ''}"
+def _hints(digest: Digest) -> str:
+    """Replacements for several positions, those that most positions share first."""
+    counted = Counter(word for push in digest.substitutions for word in push.replacements[:HINTS_EACH])
+    words = [word for word, _ in counted.most_common() if len(word) > 2 and word.isalpha()]
+    return ", ".join(_line(word) for word in words[:MOST_HINTS])

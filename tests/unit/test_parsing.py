@@ -304,6 +304,13 @@ def test_every_form_of_a_list_gives_its_phrases(form, listed):
     assert parse_list(FORMS[form](listed), 8).candidates == listed
 
 
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=20)
+@given(listed=phrases)
+def test_every_form_of_a_list_of_templates_gives_the_words_before_the_label(form, listed):
+    assert parse_list(FORMS[form]([f"{text} {{label}}" for text in listed]), 8).candidates == listed
+
+
 @pytest.mark.parametrize("thought", THOUGHTS)
 @pytest.mark.parametrize("form", [numbered, json.dumps, each("<prompt>{}</prompt>")])
 def test_thoughts_are_not_candidates(thought, form):

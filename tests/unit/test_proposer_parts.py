@@ -46,15 +46,39 @@ OUTCOMES = [
 ]
 
 
-def test_instruct_says_what_the_gradients_did():
+def test_instruct_says_what_was_found():
     text = write("instruct", LATE, OUTCOMES)
-    for words in ("Sort news.", "world, sports", "exactly 5 new prompts", "at most 8 tokens", "after 200 of 400 steps"):
+    for words in ("Sort news.", "Labels: world, sports", "5 new templates", "at most 6 words"):
         assert words in text
-    for words in ("a: toward report, press", "a plateau", "a press report: adopted", "gain +0.050", "gain -0.020"):
-        assert words in text
-    worst_first = [text.index(f"step {step}: ") for step in (0, 200, 100)]
-    assert worst_first == sorted(worst_first)
-    assert text.index("- a text about (loss 1.000") < text.index("- a report of (loss 0.600")
+    assert "report, press" in text
+    assert "step 200 of 400, lowest loss 0.700, on a plateau" in text
+    found = [
+        "the news about (step 200, loss 0.800)",
+        "a news about (step 100, loss 0.700)",
+        "a text about {label} (loss 1.000)",
+        "some words {label} (loss 0.900, -0.020 after training)",
+        "a press report {label} (loss 0.700, +0.050 after training)",
+        "a report of {label} (loss 0.600)",
+    ]
+    assert sorted(found, key=text.index) == found
+
+
+def test_words_that_do_not_describe_the_prompt_are_left_out():
+    noise = Point(step=0, words="galley henan", cosine=0.2, train_loss=None, dev_loss=0.5, dev_accuracy=0.4)
+    mixed = write("instruct", LATE.model_copy(update={"trajectory": [noise, *LATE.trajectory]}), [])
+    assert "a news about" in mixed
+    assert "galley" not in mixed
+    assert "nearest" not in write("instruct", LATE.model_copy(update={"trajectory": [noise]}), [])
+
+
+def test_the_next_request_asks_for_other_words():
+    texts = {write("instruct", EARLY.model_copy(update={"sequence": number}), []) for number in (1, 2, 3)}
+    assert len(texts) == 3
+
+
+@pytest.mark.parametrize(("tokens", "words"), [(1, 1), (2, 1), (8, 6), (256, 10)])
+def test_templates_fit_the_prompt(tokens, words):
+    assert f"at most {words} words" in write("instruct", EARLY.model_copy(update={"num_tokens": tokens}), [])
 
 
 def test_the_form_of_the_answer_follows_the_schema():
