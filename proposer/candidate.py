@@ -35,10 +35,10 @@ QUOTED = re.compile(
 WRAPPED = re.compile(r"^(?:\[([^\[\]]+)\]|\{([^{}]+)\}|<([^<>]+)>|\(([^()]+)\))$")
 FORMATTING = re.compile(r"</?(?:b|i|em|strong|code|u|span|br|sub|sup|mark|p)(?:\s[^<>]{0,100})?/?>", re.IGNORECASE)
 PLACEHOLDER = re.compile(r"\s?(?:\[[^\[\]]*\]|\{[^{}]*\}|<[^<>]*>|(?<!_)_{2,})$")
-LABEL = re.compile(r"[\s\"'`]*[\[({<]{1,2}\s?(?:the )?labels?\s?[\])}>]{1,2}.*$", re.IGNORECASE)
+LABEL = re.compile(r"[\s\"'`]*[\[({<]{1,2}\s?(?:the )?labels?\b.*$", re.IGNORECASE)
 """The place of the label in a template, and what follows it."""
 EDGES = ' "«»`*_~'
-END_MARKS = " .,;:…!|/\\=-"
+END_MARKS = " .,;:…!|/\\=-([{<"
 
 
 def key(text: str) -> str:

@@ -24,6 +24,7 @@ CHINESE = re.compile(
 ROMAN = re.compile(r"^\W{0,4}([ivx]{1,5})\s?[.)]\W{0,4}\s", re.IGNORECASE)
 
 NUMBER_ALONE = re.compile(rf"^\W{{0,6}}(?:{NAMES}\s?)?#?(\d{{1,3}})\s?[.):\]]?[*_]{{0,2}}:?$", re.IGNORECASE)
+BARE_NUMBER = re.compile(r"^(\d{1,2})\s(?=[^\W\d])")
 INLINE_NUMBER = re.compile(r"(?:^|(?<=\s))\(?(\d{1,3})[.)]\s")
 IN_BRACKETS_AFTER = re.compile(r":\s?\[([^\[\]]+)\]\W{0,2}$")
 NUMBER_SIGN = re.compile("[\u2460-\u249b\u24eb-\u24fe\u2776-\u2793]|\\d\ufe0f?\u20e3|(?m:^[\u2160-\u216b]\\b\\W?)")
@@ -64,6 +65,8 @@ def list_items(text: str) -> list[str]:
     for form in (LOSS_ROW, NUMBERED, NAMED):
         if items := [line for line in lines if form.match(line)]:
             return _split_inline(items)
+    if items := _bare_numbered(lines):
+        return items
     for form, order in SEQUENCES:
         if items := _sequence(lines, form, order):
             return items
@@ -109,6 +112,13 @@ def _split_inline(items: list[str]) -> list[str]:
     if len(parts) < 2:
         return items
     return [items[0][start:end] for start, end in zip(parts, [*parts[1:], len(items[0])], strict=True)]
+
+
+def _bare_numbered(lines: Sequence[str]) -> list[str]:
+    """Items behind numbers without a sign, in any order, where each of at least three lines has its own."""
+    found = [match for line in lines if (match := BARE_NUMBER.match(line))]
+    is_list = len(lines) > 2 and len({match[1] for match in found}) == len(lines)
+    return [match.string[match.end() :] for match in found] if is_list else []
 
 
 def _sequence(lines: Sequence[str], form: re.Pattern[str], order: Sequence[str]) -> list[str]:
