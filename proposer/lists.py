@@ -49,7 +49,7 @@ SEQUENCES: tuple[tuple[re.Pattern[str], Sequence[str]], ...] = (
 CHATTER = re.compile(
     r"^(?:sure|certainly|of course|absolutely|okay|ok|great|alright|here (?:are|is)|here's|i hope|i'm|i can|i will"
     r"|let me|let's|note|please|these (?:are|prompts|phrases)|the (?:following|prompts|phrases) |as an ai|feel free"
-    r"|below|(?:explanation|reasoning|reason|rationale|why|thoughts?|analysis)\W{0,3}:|(?:assistant|model)$"
+    r"|below|(?:explanation|reasoning|reason|rationale|why|thoughts?|analysis)\W{0,3}:|(?:assistant|model|user|system)$"
     r"|#{1,6} |\\(?:begin|end)\b)|:$",
     re.IGNORECASE,
 )

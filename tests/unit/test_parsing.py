@@ -74,6 +74,62 @@ def test_reads_what_models_send(name):
     assert parse_list(REPLIES[name], 3).candidates == THREE
 
 
+RECORDED = {
+    "Qwen2.5-Coder-1.5B, losses of its own": (
+        "1. this text is about {label} (loss 1.36)\n2. this author is about {label} (loss 1.22)\n"
+        "3. someone wants {label} (loss 1.18)\n4. I want {label} (loss 1.17)",
+        ["this text is about", "this author is about", "someone wants", "I want"],
+    ),
+    "Qwen2.5-Coder-1.5B, the label within": (
+        "1. the author feels {label}\n2. I think {label} is good\n3. the reviewer says {label} is worth watching\n"
+        "4. {label} review is about this\n5. the movie review is {label}",
+        ["the author feels", "I think", "the reviewer says", "the movie review is"],
+    ),
+    "Qwen2.5-Coder-1.5B, the label twice": (
+        "- this order is for a {label} {label}\n- this person is asking for a {label} {label}",
+        ["this order is for a", "this person is asking for a"],
+    ),
+    "Qwen2.5-Coder-1.5B, round brackets": (
+        "1. the customer felt upset about (label)\n2. the order was delivered at (label)\n"
+        "3. the customer asked for (label)",
+        ["the customer felt upset about", "the order was delivered at", "the customer asked for"],
+    ),
+    "Qwen2.5-Coder-1.5B, one label in all": (
+        "1. This text is about {billing}\n2. Someone was interested in {billing}\n3. This text is about {delivery}\n"
+        "4. Someone was interested in {delivery}",
+        ["This text is about", "Someone was interested in"],
+    ),
+    "Qwen2.5-Coder-1.5B, numbers alone in its own order": (
+        "3 this text is about {label}\n2 the author wants {label}\n1 they want {label}\n4 this is the topic of {label}",
+        ["this text is about", "the author wants", "they want", "this is the topic of"],
+    ),
+    "Qwen2.5-Coder-1.5B, cut in the label": (
+        "1. I was having trouble with {label} (loss 0.25)\n2. I needed support with {label} (loss 0.19)\n"
+        "3. I needed help with {label",
+        ["I was having trouble with", "I needed support with", "I needed help with"],
+    ),
+    "Qwen2.5-Coder-1.5B, cut in the loss": (
+        "1. the reason for this purchase (loss 1.124)\n2. the reason for this transaction (",
+        ["the reason for this purchase", "the reason for this transaction"],
+    ),
+    "Qwen2.5-Coder-0.5B, in a loop": (
+        "this text\nthe author\nsomeone\nwe want\nI\nwe want\nI\nwe want\nI\nthis text\nthe author",
+        ["this text", "the author", "someone", "we want", "I"],
+    ),
+    "Gemma-3-270M, a base model in a chat format": (
+        "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n<|im_start|>user\n<|im_end|>user\n<|im_",
+        [],
+    ),
+}
+"""Replies to the meta-prompt `instruct`, shortened, and their candidates."""
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_reads_recorded_replies(name):
+    reply, candidates = RECORDED[name]
+    assert parse_list(reply, 12).candidates == candidates
+
+
 @pytest.mark.parametrize("name", NOTHING)
 def test_finds_nothing_where_there_is_nothing(name):
     assert parse_list(NOTHING[name], 8).candidates == []
