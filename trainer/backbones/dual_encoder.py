@@ -15,10 +15,17 @@ from torch import Tensor
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer import ranks
+from trainer.backbones.cuda_graphs import CudaGraphs
 from trainer.backbones.features import Features, cache_folder
 from trainer.backbones.image_towers import ImageTowers, read_image
 from trainer.backbones.labels import encode_labels
-from trainer.backbones.passes import chunks_by_length, max_kernel_positions, max_pass_positions, run_chunks
+from trainer.backbones.passes import (
+    chunks_by_length,
+    max_kernel_positions,
+    max_pass_positions,
+    original_order,
+    run_chunks,
+)
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.stack import Stack, stack
 from trainer.backbones.towers import load_towers
@@ -77,6 +84,7 @@ class DualEncoder:
         self._positions = max_pass_positions(
             self._towers.config, self.device, self._towers.dtype, settings.checkpointing
         )
+        self._encode_embeds = CudaGraphs(self._towers.encode_embeds, settings, self.device)
         self._probe()
 
     @property
@@ -97,7 +105,7 @@ class DualEncoder:
         def read(words: Tensor) -> Tensor:
             before, after = (self.vocabulary.vectors(ids) for ids in (towers.prefix_ids, towers.suffix_ids))
             texts = stack([torch.cat([before, words[:length], after]) for length in (3, 1)])
-            return towers.encode_embeds(texts.prompts, texts.mask)
+            return self._encode_embeds(texts.prompts, texts.mask)
 
         with own_pass(self.settings):
             expected = torch.cat([towers.encode_ids(torch.tensor([row], device=self.device)) for row in rows])
@@ -216,12 +224,12 @@ class DualEncoder:
         """Unit vectors [texts, dim] of class texts that fit into memory, in calls with texts of similar length."""
         lengths = mask.sum(1).cpu()
         chunks = list(chunks_by_length(lengths, max_kernel_positions(self.device, self._positions)))
-        longest = [int(lengths[chunk].max()) for chunk in chunks]
+        longest, order = [int(lengths[chunk].max()) for chunk in chunks], original_order(chunks, self.device)
         vectors = [
-            self._towers.encode_embeds(embeds[chunk, :length], mask[chunk, :length])
+            self._encode_embeds(embeds[chunk, :length], mask[chunk, :length])
             for chunk, length in zip(chunks, longest, strict=True)
         ]
-        return torch.cat(vectors)[torch.cat(chunks).argsort()]
+        return torch.cat(vectors)[order]
 
     def _pieces(self, prompts: Masked, texts: Tensor) -> Iterator[Masked]:
         """The parts of class texts, each [texts, tokens, dim] with its mask."""
