@@ -3,9 +3,9 @@
 import pytest
 import torch
 from conftest import FRUIT
-from small_clip import LABELS, save_clip
+from small_clip import LABELS, save_clip, save_siglip
 from small_decoders import decoder, prepare, save_small_decoder
-from small_encoders import save_small_encoder
+from small_encoders import save_small_encoder, save_small_sentences
 
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones import load_family
@@ -33,9 +33,13 @@ def open_family(kind, root, device):
         case "decoder":
             model = decoder(save_small_decoder("llama", root), device=device, dtype="float32")
             return model, prepare(model, "a good film", "bad", "a very bad film, and not at all a good one")
-    values = BackboneSettings(path=str(save_clip(root / "clip")), dtype="float32", features=None)
-    model = load_family(values, PromptSettings(num_tokens=8), LABELS, "image", device)
-    return model, None
+        case "sentences":
+            path, labels = save_small_sentences(root), ["apple", "plum pear"]
+        case _:
+            path, labels = save_siglip(root / kind) if kind == "siglip" else save_clip(root / kind), LABELS
+    position = "middle" if kind == "clip" else "end"
+    values = BackboneSettings(path=str(path), dtype="float32", features=None, label_position=position)
+    return load_family(values, PromptSettings(num_tokens=8), labels, "text", device), None
 
 
 def prompts_of(model, seed):
@@ -54,7 +58,7 @@ def gradients(model, rows, seed, training=False):
     )
 
 
-@pytest.mark.parametrize("kind", ["encoder", "decoder", "clip"])
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "sentences", "clip", "siglip"])
 def test_every_replay_gives_what_the_kernels_give(kind, tmp_path, device):
     model, rows = open_family(kind, tmp_path, device)
     parts = [rows] if rows is None else [rows, rows[torch.tensor([1])], rows]
@@ -64,8 +68,7 @@ def test_every_replay_gives_what_the_kernels_give(kind, tmp_path, device):
             expected = gradients(model, part, seed)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     if device.type == "cuda":
-        graphs = {"encoder": "_run", "decoder": "_run", "clip": "_encode_embeds"}[kind]
-        graphs = getattr(model, graphs)[False] if kind == "encoder" else getattr(model, graphs)
+        graphs = model._run[False] if kind == "encoder" else model._run
         assert graphs.records and graphs._graph.cache_info().hits
 
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from autograd import kept_bytes
-from conftest import FRUIT, make_settings, tiny_tokenizer
+from conftest import FRUIT, make_settings
 from PIL import Image
 from small_clip import LABELS, save_clip
 from small_decoders import decoder, prepare, save_small_decoder
-from small_encoders import SIZES, save_small_encoder
+from small_encoders import save_small_encoder, save_small_sentences
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
@@ -30,20 +30,11 @@ from trainer.tasks.metrics import task_metrics
 PAIRS = [Example(((" ".join(FRUIT[:length]), "plum"),)) for length in (1, 5, 9, 3, 16, 2, 7)]
 
 
-def save_sentence_encoder(root):
-    import transformers
-
-    torch.manual_seed(1)
-    transformers.BertModel(transformers.BertConfig(**SIZES, initializer_range=0.2)).save_pretrained(root / "sentences")
-    tiny_tokenizer(FRUIT).save_pretrained(root / "sentences")
-    return root / "sentences"
-
-
 @pytest.fixture(scope="module")
 def open_family(tmp_path_factory, device):
     """A small model of a family on each device, in float32 unless settings say otherwise, with rows for it."""
     root = tmp_path_factory.mktemp("models")
-    sentences = save_sentence_encoder(root)
+    sentences = save_small_sentences(root)
     clip = save_clip(root / "clip")
 
     def open_one(kind, **settings):

@@ -4,6 +4,7 @@ A pass through a frozen model is hundreds of small kernels, which Python launche
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,12 +69,15 @@ class CudaGraphs:
         return min(limit, -(-length // MULTIPLE) * MULTIPLE) if self.records else length
 
     def _record(self, *signature: tuple[torch.Size, torch.dtype]) -> Callable[..., Tensor]:
-        samples = tuple(torch.ones(shape, dtype=dtype, device=self._device) for shape, dtype in signature)
-        samples[0].requires_grad_()
+        first, *others = (torch.ones(shape, dtype=dtype, device=self._device) for shape, dtype in signature)
+        samples = (first.requires_grad_().clone(), *others)  # a leaf would belong to the stream that it is recorded on
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
-            with torch.random.fork_rng([self._device], device_type="cuda"):  # dropout repeats after a resume
-                return _Graph(torch.cuda.make_graphed_callables(self._run, samples, pool=self._pool))
+            with torch.random.fork_rng([self._device], device_type="cuda"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of graphs that are empty because the recording failed
+                return _Graph(
+                    torch.cuda.make_graphed_callables(self._run, samples, num_warmup_iters=1, pool=self._pool)
+                )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

@@ -21,6 +21,7 @@ from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings
 from trainer.backbones.cuda_graphs import CudaGraphs
 from trainer.backbones.frozen_linear import use_onednn
+from trainer.backbones.fused_norm import use_fused_norm
 from trainer.backbones.llama_last_layer import read_last
 from trainer.backbones.model_files import SAFE, check_files, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, max_positions, token_embeddings
@@ -70,6 +71,7 @@ class Decoder:
         tokenizer, self._model = _load(settings, options)
         freeze(self._model, settings, device)
         use_onednn(self._model)
+        use_fused_norm(self._model)
         self._embed = self._model.get_input_embeddings()
         self.device = self._embed.weight.device
         self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, self._model))
@@ -169,7 +171,8 @@ class Decoder:
         prompt_mask = stack.mask[:, None].expand(-1, examples, -1)
         mask = torch.cat([prompt_mask, text_mask.expand(lanes, -1, -1)], dim=2).flatten(0, 1)
         order = mask.sort(dim=1, stable=True).indices  # padding first, so that all texts end at one position
-        front = self._run.length(mask.shape[1], sys.maxsize) - mask.shape[1]
+        length = mask.shape[1] + self._verbalizer.nodes - 1
+        front = self._run.length(length, sys.maxsize) - length
         return pad(embeds.gather(1, order[..., None].expand_as(embeds)), (0, 0, front, 0)), mask.sum(1)
 
     def _node_logits(self, embeds: Tensor, lengths: Tensor) -> Tensor:
