@@ -69,21 +69,30 @@ class CudaGraphs:
         return min(limit, -(-length // MULTIPLE) * MULTIPLE) if self.records else length
 
     def _record(self, *signature: tuple[torch.Size, torch.dtype]) -> Callable[..., Tensor]:
-        first, *others = (torch.ones(shape, dtype=dtype, device=self._device) for shape, dtype in signature)
-        samples = (first.requires_grad_().clone(), *others)  # a leaf would belong to the stream that it is recorded on
+        samples = tuple(torch.ones(shape, dtype=dtype, device=self._device) for shape, dtype in signature)
+        samples[0].requires_grad_()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
-            with torch.random.fork_rng([self._device], device_type="cuda"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of graphs that are empty because the recording failed
-                return _Graph(
-                    torch.cuda.make_graphed_callables(self._run, samples, num_warmup_iters=1, pool=self._pool)
-                )
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),  # a recording that fails leaves its own
+                torch.random.fork_rng([self._device], device_type="cuda"),  # dropout repeats after a resume
+                warnings.catch_warnings(action="ignore"),  # trial runs are on another stream than the recording
+            ):
+                return _Graph(torch.cuda.make_graphed_callables(self._run, samples, pool=self._pool))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            log.info("passes run kernel by kernel, as they cannot be recorded as CUDA graphs: %s", first_line(error))
+            cause = first_line(error.__context__ or error)  # what ended the recording, and then its end failed too
+            log.info("passes run kernel by kernel, because the GPU cannot record the model's: %s", cause)
             self.records = False
+            _end_recording(self._device)
             return self._run
+
+
+def _end_recording(device: torch.device) -> None:
+    """Take torch's generator of random numbers out of a recording that failed, by one that does not."""
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        torch.ones(1, device=device)
 
 
 class _Graph:
@@ -97,7 +106,7 @@ class _Graph:
         output: Tensor = self._replay(*inputs)
         self._replays += 1
         replay = self._replays
-        output.register_hook(lambda _: self._check(replay))
+        output.register_hook(lambda _: self._check(replay))  # type: ignore[no-untyped-call]
         return output
 
     def _check(self, replay: int) -> None:

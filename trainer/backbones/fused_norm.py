@@ -22,6 +22,6 @@ def replace_norms(model: nn.Module) -> None:
     for name, layer in list(model.named_modules()):
         if type(layer).__name__ in NORMS and not hasattr(layer, "_hf_hook"):
             weight: Any = layer.weight
-            norm = nn.RMSNorm(weight.shape, eps=layer.variance_epsilon, device="meta")  # type: ignore[arg-type]
+            norm = nn.RMSNorm(weight.shape, eps=layer.variance_epsilon, device="meta")
             norm.weight = weight
             model.set_submodule(name, norm)
