@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize, pad
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # that of the top needs torchvision
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings

@@ -78,7 +78,9 @@ class CudaGraphs:
                 torch.random.fork_rng([self._device], device_type="cuda"),  # dropout repeats after a resume
                 warnings.catch_warnings(action="ignore"),  # trial runs are on another stream than the recording
             ):
-                return _Graph(torch.cuda.make_graphed_callables(self._run, samples, pool=self._pool))
+                return _Graph(
+                    torch.cuda.make_graphed_callables(self._run, samples, num_warmup_iters=1, pool=self._pool)
+                )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
