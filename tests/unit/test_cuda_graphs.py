@@ -1,5 +1,7 @@
 """Recorded passes give what kernel by kernel passes give; what cannot be recorded still runs."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from conftest import FRUIT
@@ -71,6 +73,23 @@ def test_every_replay_gives_what_the_kernels_give(kind, tmp_path, device, caplog
     if device.type == "cuda":
         graphs = model._run[False] if kind == "encoder" else model._run
         assert graphs.records and graphs._graph.cache_info().hits, caplog.text
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "sentences"])
+def test_the_gradients_of_replays_add_up(kind, tmp_path, device):
+    """Of one row and one lane, where no sum copies what the next replay overwrites."""
+    model, rows = open_family(kind, tmp_path, device)
+    row = None if rows is None else rows[torch.tensor([0])]
+    found = []
+    for context in (nullcontext, without_graphs):
+        prompt = prompts_of(model, 0)[0]
+        for _ in range(2):
+            with context():
+                lane = stack([prompt], [model.new_head(1)])
+                given = model.class_embeddings(lane) if row is None else model.logits(lane, row)
+            (given * torch.linspace(-1, 1, given.shape[-1]).to(given)).sum().backward()
+        found.append(prompt.grad)
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
 
 
 def test_dropout_of_a_replay_follows_the_seed_and_not_what_was_recorded_before(tmp_path, device):

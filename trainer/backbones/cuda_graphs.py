@@ -74,6 +74,7 @@ class CudaGraphs:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
             with (
+                torch.cuda.device(self._device),  # on another one nothing would be recorded
                 torch.cuda.stream(torch.cuda.current_stream(self._device)),  # a recording that fails leaves its own
                 torch.random.fork_rng([self._device], device_type="cuda"),  # dropout repeats after a resume
                 warnings.catch_warnings(action="ignore"),  # trial runs are on another stream than the recording
@@ -87,14 +88,15 @@ class CudaGraphs:
             cause = first_line(error.__context__ or error)  # what ended the recording, and then its end failed too
             log.info("passes run kernel by kernel, because the GPU cannot record the model's: %s", cause)
             self.records = False
-            _end_recording(self._device)
+            with torch.cuda.device(self._device):
+                _end_recording()
             return self._run
 
 
-def _end_recording(device: torch.device) -> None:
+def _end_recording() -> None:
     """Take torch's generator of random numbers out of a recording that failed, by one that does not."""
     with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        torch.ones(1, device=device)
+        torch.ones(1, device="cuda")
 
 
 class _Graph:
