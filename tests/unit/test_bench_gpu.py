@@ -33,8 +33,8 @@ def test_each_trainer_computes_in_the_type_that_is_asked_of_it(tmp_path):
     tuned, data = gpu._clip(tmp_path, CPU, small=True).other()
     seen = []
     layer = next(part for part in tuned.modules() if isinstance(part, torch.nn.Linear))
-    layer.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
-    for number, bf16 in enumerate((False, True, False, True)):
+    layer.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    for number, bf16 in enumerate((True, False, True)):
         seen.clear()
         gpu._trainer_way(tuned, data, tmp_path, CPU, bf16)(number)
         assert set(seen) == {torch.bfloat16 if bf16 else torch.float32}
