@@ -114,8 +114,8 @@ class BackboneSettings(Section):
     checkpointing: bool = False
     """Compute the activations inside each layer again for the backward pass: less memory, a third more time."""
     cuda_graphs: bool = True
-    """On a GPU, record a training pass once for each shape and replay it, which makes short inputs several times as fast.
-    Has no effect with checkpointing, device_map, quantization or flash_attention_2."""
+    """On a GPU, record a training pass once for each shape and replay it: several times as fast on short inputs. Has no
+    effect with checkpointing, device_map, quantization or flash_attention_2."""
     max_tokens: int = Field(128, gt=2)
     """Longest example, in tokens; longer ones are cut."""
     temperature: float | None = Field(None, gt=0)

@@ -82,14 +82,14 @@ class CudaGraphs:
                 return _Graph(
                     torch.cuda.make_graphed_callables(self._run, samples, num_warmup_iters=1, pool=self._pool)
                 )
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            cause = first_line(error.__context__ or error)  # what ended the recording, and then its end failed too
-            log.info("passes run kernel by kernel, because the GPU cannot record the model's: %s", cause)
-            self.records = False
             with torch.cuda.device(self._device):
                 _end_recording()
+            cause = error.__context__ or error  # what ended the recording, and then its end failed too
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            log.info("passes run kernel by kernel, because the GPU cannot record the model's: %s", first_line(cause))
+            self.records = False
             return self._run
 
 
