@@ -19,12 +19,7 @@ from trainer.backbones.cuda_graphs import CudaGraphs
 from trainer.backbones.features import Features, cache_folder
 from trainer.backbones.image_towers import ImageTowers, read_image
 from trainer.backbones.labels import encode_labels
-from trainer.backbones.passes import (
-    chunks_by_length,
-    max_kernel_positions,
-    max_pass_positions,
-    run_chunks,
-)
+from trainer.backbones.passes import chunks_by_length, max_kernel_positions, max_pass_positions, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.stack import Stack, stack
 from trainer.backbones.towers import load_towers
