@@ -113,6 +113,9 @@ class BackboneSettings(Section):
     """Frozen weights in 8 or 4 bits, by bitsandbytes, which must be installed."""
     checkpointing: bool = False
     """Compute the activations inside each layer again for the backward pass: less memory, a third more time."""
+    cuda_graphs: bool = True
+    """On a GPU, record a training pass once for each shape and replay it: several times as fast on short inputs. Has no
+    effect with checkpointing, device_map, quantization or flash_attention_2."""
     max_tokens: int = Field(128, gt=2)
     """Longest example, in tokens; longer ones are cut."""
     temperature: float | None = Field(None, gt=0)
@@ -185,7 +188,8 @@ class RestartSettings(Section):
     mode: Literal["async", "sync"] = "async"
     """async never waits for a proposal; sync waits at fixed rounds."""
     request_every: int = Field(100, gt=0)
-    """Lane-steps between requests for proposals; the first request comes before the first step. Of this and epochs the
+    """Lane-steps between requests for proposals; the first request comes before the first step, and while the model is
+    loaded where the run starts from noise. Of this and epochs the
     one set later counts, and epochs if both are set together."""
     epochs: list[Annotated[int, Field(gt=0)]] = []
     """Fixed requests: after these passes of one lane over the training rows. Empty: use request_every."""
@@ -200,7 +204,7 @@ class RestartSettings(Section):
     patience: int = Field(1, ge=0)
     """trial: challengers start after this many evaluations without a lower development loss; until then each step
     serves the incumbent better. Words with a lower development loss than an incumbent that comes from noise do not
-    wait, unless a head is trained. 0: start all at once."""
+    wait, and before the first step they replace it without a trial, unless a head is trained. 0: start all at once."""
     sync_wait_seconds: float = Field(60.0, gt=0)
     """sync: longest wait for a proposal; the run then continues without one."""
     digest: Literal["full", "shuffled", "blind"] = "full"

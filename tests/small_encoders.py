@@ -54,3 +54,13 @@ def save_small_encoder(kind, root):
         model.save_pretrained(folder)
         pair_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def save_small_sentences(root):
+    """The folder of a sentence encoder inside `root`."""
+    import transformers
+
+    torch.manual_seed(1)
+    transformers.BertModel(transformers.BertConfig(**SIZES, initializer_range=0.2)).save_pretrained(root / "sentences")
+    tiny_tokenizer(FRUIT).save_pretrained(root / "sentences")
+    return root / "sentences"

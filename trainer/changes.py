@@ -10,7 +10,7 @@ from trainer.runs.directory import CONFIG, RunDirectory
 
 FREE = {"name", "folder", "device", "threads", "baseline", "bus", "metrics", "proposer", "track"}
 FREE |= {"optimizer.micro_batch", "backbone.attention", "backbone.checkpointing", "backbone.device_map"}
-FREE |= {"backbone.num_workers", "backbone.features"}
+FREE |= {"backbone.cuda_graphs", "backbone.num_workers", "backbone.features"}
 """Settings that say where and how a run computes and talks and what it is compared with, and not what it finds."""
 
 

@@ -83,9 +83,10 @@ class Descent:
         total = torch.zeros(len(lanes), device=targets.device)
         size = self._settings.optimizer.micro_batch or self._backbone.micro_batch(stack_lanes(lanes), inputs)
         for rows in torch.split(torch.arange(len(own)), size):
-            micro_batch = inputs if len(rows) == len(own) else inputs[rows]
+            whole = len(rows) == len(own)
+            micro_batch, wanted = (inputs, targets) if whole else (inputs[rows], targets[rows])
             logits = self._backbone.logits(stack_lanes(lanes), micro_batch, training)
-            lane_losses = losses(logits, targets[rows]) * (weight * part * len(rows) / len(own))
+            lane_losses = losses(logits, wanted) * (weight * part * len(rows) / len(own))
             backward(lane_losses)
             total += lane_losses.detach()
         return total

@@ -22,6 +22,7 @@ from trainer.runs.metrics import TrainerMetrics
 from trainer.search.context import TuningContext
 from trainer.search.events import Listener
 from trainer.search.schedule import resolve_budget
+from trainer.sources import asked_early
 from trainer.tasks import load_task
 from trainer.tasks.examples import Split, Task
 from trainer.tuning import tune, untrained
@@ -64,6 +65,8 @@ def tune_and_test(
     settings = resolve_budget(settings, len(task.train.examples))
     _announce(directory, settings, task)
     metrics.budget.set(settings.steps)
+    if bus and not directory.has_checkpoint:
+        bus = asked_early(bus, directory.id, task, settings)
     with ranks.agreed():
         context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
         directory.check_model(context.backbone.vocabulary.fingerprint)

@@ -34,11 +34,8 @@ from trainer.search.events import (
 )
 from trainer.search.lanes import Lane, Origin, open_lane
 from trainer.search.prompt_init import PromptInit
-from trainer.search.restarts import Candidate
+from trainer.search.restarts import Candidate, Incumbent, max_answers
 from trainer.search.state import RunState
-
-CANDIDATES_PER_REQUEST = 64
-"""More candidates of one moment are not worth their measuring."""
 
 WAIT_SECONDS = 0.1
 """A wait in sync mode looks for a stop this often."""
@@ -84,24 +81,34 @@ class Proposals:
 
         Waiting candidates are looked at again when a trial ends, and after each evaluation, whose checkpoint collects.
         """
-        restarts = self.state.restarts
-        if restarts.next_request is None or restarts.wants(self.state.lane_steps):
+        restarts, lane_steps = self.state.restarts, self.state.lane_steps
+        if restarts.next_request is None or restarts.next_request <= lane_steps or restarts.wants(lane_steps):
             return inf  # a proposer that becomes free is news
         return restarts.next_request
 
     def _exchange(self) -> None:
-        restarts, is_sync = self.state.restarts, self.settings.restarts.mode == "sync"
-        self.collect()
-        if restarts.unscored:
-            self._score()
-        if restarts.waiting:  # before asking: these may take what is left of the budget
-            self._start_candidates()
-        if (is_sync or self.channel.can_lease()) and restarts.wants(self.state.lane_steps):
-            if not is_sync:
+        is_sync = self.settings.restarts.mode == "sync"
+        self._merge()  # before asking: these may take what is left of the budget
+        if (is_sync or self.channel.can_lease()) and self._wants():
+            if is_sync:
+                if not self._hold_round():
+                    return
+            else:
                 self._ask()
-            elif not self._hold_round():
-                return
+                if self._is_noise:
+                    self._merge()  # the answer to a digest that was leased while the model was loaded
         self.state.exchanged = self.state.lane_steps
+
+    def _merge(self) -> None:
+        """Take over what has arrived, measure the new candidates and start the good ones."""
+        self.collect()
+        if self.state.restarts.unscored:
+            self._score()
+        if self.state.restarts.waiting:
+            self._start_candidates()
+
+    def _wants(self) -> bool:
+        return self.state.restarts.wants(self.state.lane_steps, self._is_noise)
 
     def collect(self) -> None:
         """Take over what has arrived, without measuring it: a checkpoint that is saved then lacks nothing."""
@@ -115,7 +122,7 @@ class Proposals:
 
     def digest_waits(self) -> bool:
         """Whether proposals are due and no proposer is free."""
-        return self.state.restarts.wants(self.state.lane_steps) and not self.channel.can_lease()
+        return self._wants() and not self.channel.can_lease()
 
     def judge_trials(self) -> None:
         """End the trials whose steps are over: the challenger becomes the incumbent or is dropped."""
@@ -137,15 +144,17 @@ class Proposals:
 
     def _ask(self) -> None:
         """Lease a digest of now to the proposers that are free, as far as their answers are of use."""
-        state = self.state
-        if not state.iterations and self.channel.can_lease():
-            self.descent.probe_gradient()
         if not self.channel.can_lease():
             return
-        prompt = state.lanes[0].prompt
-        digest = self.digests.write(state.trajectory, state.lane_steps, prompt.detach(), prompt.grad)
-        useful = max(1, CANDIDATES_PER_REQUEST // self.settings.restarts.candidates)
-        leases = [lease.id for lease in self.channel.lease(digest, useful)]
+        state = self.state
+        prompt, is_start = state.lanes[0].prompt, not state.iterations
+        if is_start and not self._comes_from_words:
+            digest = self.digests.opening(state.trajectory)
+        else:
+            if is_start:
+                self.descent.probe_gradient()
+            digest = self.digests.write(state.trajectory, state.lane_steps, prompt.detach(), prompt.grad)
+        leases = [lease.id for lease in self.channel.lease(digest, max_answers(self.settings.restarts))]
         if leases:
             state.restarts.asked(state.lane_steps, leases)
             self.observers(DigestLeased(digest, leases))
@@ -161,7 +170,7 @@ class Proposals:
         received = restarts.tally.received
         stopping = ranks.broadcast(self.signals.stopping)
         while restarts.tally.received == received and not stopping:
-            if restarts.wants(lane_steps):
+            if self._wants():
                 self._ask()
             more = self.channel.wait(WAIT_SECONDS)
             self.beat()
@@ -183,8 +192,10 @@ class Proposals:
         """Take a proposal; its new candidates are to be measured."""
         restarts, proposal, asked = self.state.restarts, answer.proposal, answer.digest.step
         restarts.settled(proposal.lease)
-        trim = str if self._is_noise else self.prompt_init.trim
-        outcomes = restarts.receive(proposal.candidates, proposal.lease, asked, self.state.lane_steps, trim)
+        trim = str if self._proposes_noise else self.prompt_init.trim
+        outcomes = restarts.receive(
+            proposal.candidates, proposal.lease, asked, self.state.lane_steps, trim, self._is_noise
+        )
         self.observers(ProposalReceived(answer, self.state.lane_steps, len(proposal.candidates) - len(outcomes)))
         if outcomes:
             self.observers(CandidatesPassedOver(proposal.lease, outcomes, self.state.lane_steps))
@@ -198,8 +209,7 @@ class Proposals:
         for candidate, result in zip(fresh, results, strict=True):
             if candidate.score is not None:
                 state.trajectory.measure(candidate.words, result)
-        incumbent = (state.dev.loss, self._plateau, self._from_noise)
-        held = sum(state.restarts.holds(candidate, *incumbent) for candidate in state.restarts.waiting)
+        held = sum(state.restarts.holds(candidate, self._incumbent) for candidate in state.restarts.waiting)
         self.observers(CandidatesScored(fresh, state.lane_steps, time.monotonic() - began, held))
         self._pass_over(out)
 
@@ -213,16 +223,16 @@ class Proposals:
 
     def _start_candidates(self) -> None:
         state = self.state
-        while candidate := state.restarts.start(state.lane_steps, state.dev.loss, self._plateau, self._from_noise):
+        while candidate := state.restarts.start(state.lane_steps, self._incumbent):
             lane = self._new_lane(candidate)
-            if self.settings.restarts.policy == "trial":
+            if state.restarts.replaces(candidate, self._incumbent):
+                (dev,) = self.evaluator.measure([lane])
+                self._replace_incumbent(lane, candidate, dev)
+            else:
                 state.lanes.append(lane)
                 state.opened += 1
                 state.restarts.opened(lane.number, candidate)
                 self.observers(TrialOpened(lane, candidate, state.dev, state.lane_steps))
-            else:
-                (dev,) = self.evaluator.measure([lane])
-                self._replace_incumbent(lane, candidate, dev)
 
     def _replace_incumbent(self, lane: Lane, candidate: Candidate, dev: EvalResult) -> None:
         """Adopt the new `lane` of `candidate` without a trial; `dev` was measured on it."""
@@ -259,20 +269,29 @@ class Proposals:
 
     def _start(self, candidate: Candidate) -> Tensor:
         """The prompt that a candidate starts from."""
-        if self._is_noise:
+        if self._proposes_noise:
             return self.prompt_init.noise(self.settings.seed * 1_000_003 + candidate.number)
         return self.prompt_init.embed(candidate.words)
 
     @property
-    def _is_noise(self) -> bool:
+    def _proposes_noise(self) -> bool:
         return self.settings.restarts.source == "random"
 
     @property
-    def _from_noise(self) -> bool:
-        """Whether the incumbent comes from noise and trains no head."""
-        incumbent = self.state.lanes[0]
-        return not incumbent.head and not any(origin.words for origin in incumbent.lineage)
+    def _comes_from_words(self) -> bool:
+        return any(origin.words for origin in self.state.lanes[0].lineage)
 
     @property
-    def _plateau(self) -> bool:
-        return self.state.trajectory.is_plateau(self.settings.restarts.patience)
+    def _is_noise(self) -> bool:
+        state = self.state
+        return not (state.iterations or self._comes_from_words or state.lanes[0].head)
+
+    @property
+    def _incumbent(self) -> Incumbent:
+        state = self.state
+        return Incumbent(
+            loss=state.dev.loss,
+            plateau=state.trajectory.is_plateau(self.settings.restarts.patience),
+            from_noise=not (self._comes_from_words or state.lanes[0].head),
+            is_noise=self._is_noise,
+        )

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bus.channel import Channel
+from bus.early import EarlyChannel
 from bus.in_process import InProcessChannel
 from bus.messages import Outcomes
 from bus.replay import ReplayChannel
 from bus.server import BusServer
 from shared.settings import Settings
 from trainer.search.events import CandidatesPassedOver, Event, TrialJudged
+from trainer.search.restarts import max_answers
 
 if TYPE_CHECKING:  # loads torch
     from trainer.search.prompt_init import PromptInit
+    from trainer.tasks.examples import Task
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,19 @@ def open_bus(settings: Settings, run: str) -> BusServer | None:
     server = BusServer(settings.bus, run)
     log.info("listening for proposers on %s", settings.bus.bind)
     return server
+
+
+def asked_early(bus: Channel, run: str, task: "Task", settings: Settings) -> Channel:
+    """`bus`, asked for prompts at once where the first digest needs no model, so that they are there when it is loaded.
+
+    Such is the digest of a run that starts from noise and asks before its first step.
+    """
+    if settings.prompt.init != "random" or settings.restarts.epochs:
+        return bus
+    from trainer.search.digest import opening_digest  # here, since it loads torch
+
+    digest = opening_digest(run, task.description, task.labels, settings.steps, settings.prompt, settings.restarts)
+    return EarlyChannel(bus, digest, max_answers(settings.restarts))
 
 
 def open_channel(

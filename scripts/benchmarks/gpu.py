@@ -44,6 +44,7 @@ from shared.config import load
 from shared.errors import UserError
 from shared.settings import BackboneSettings, Settings
 from trainer.backbones import choose_device, load_family
+from trainer.backbones.cuda_graphs import without_graphs
 from trainer.backbones.dual_encoder import EmbeddedExamples
 from trainer.backbones.image_towers import looking_up
 from trainer.backbones.model_options import frozen_dtype
@@ -66,6 +67,8 @@ CANDIDATES = 12
 """Of one request, scored together on `DEV` rows."""
 DEV = 64
 ROUNDS = 3
+WARM_EPOCHS = 3
+"""After which nearly all lengths have been seen, and have their graphs."""
 AT_LEAST = {"float32": 8.0, "bfloat16": 3.0}
 """How many times the padded Trainer's steps a second ours are to be."""
 LLM_TOKENS = 32
@@ -127,14 +130,24 @@ def measure(options: argparse.Namespace) -> None:
 def _measure_model(model: Model, folder: Path, device: torch.device, peak: float) -> None:
     _reset_peak(device)
     epoch, restart = _loop(model)
-    epoch()
-    ours_peak = _peak_memory(device)
-    with FlopCounterMode(display=False, custom_mapping=_onednn_flops()) as counted:
+    recording = _seconds(epoch, device)
+    for _ in range(WARM_EPOCHS):
         epoch()
+    ours_peak = _peak_memory(device)
+
+    def kernel_by_kernel() -> None:
+        with without_graphs():
+            epoch()
+
+    with FlopCounterMode(display=False, custom_mapping=_onednn_flops()) as counted:
+        kernel_by_kernel()
     before = _allocated(device)
     tuned, data = model.other()
     tuned.to(device)
-    ways: dict[str, Callable[[int], float]] = {"ours": lambda _: _seconds(epoch, device) / STEPS}
+    ways: dict[str, Callable[[int], float]] = {
+        "ours": lambda _: _seconds(epoch, device) / STEPS,
+        "kernel by kernel": lambda _: _seconds(kernel_by_kernel, device) / STEPS,
+    }
     for dtype in AT_LEAST:
         ways[dtype] = _trainer_way(tuned, data, folder, device, dtype == "bfloat16")
     taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -147,6 +160,9 @@ def _measure_model(model: Model, folder: Path, device: torch.device, peak: float
     ours = median(taken["ours"])
     print(f"\n{model.name}, batch {BATCH}; medians of {ROUNDS} rounds")
     print(f"  Tandem, {_dtype_name(device):18} {1 / ours:8.2f} steps/s   peak {_gib(ours_peak)}")
+    if device.type == "cuda":
+        print(f"  the same kernel by kernel  {1 / median(taken['kernel by kernel']):8.2f} steps/s")
+        print(f"  the first epoch of {STEPS} steps, which records the graphs: {recording:.2f} s")
     for dtype in AT_LEAST:
         print(f"  Trainer, padded, {dtype:9} {1 / median(taken[dtype]):8.2f} steps/s   peak {_gib(peaks[dtype])}")
     print(f"  share of the limit: {counted.get_total_flops() / STEPS / ours / peak:.0%}")

@@ -198,7 +198,9 @@ def trainer_seconds(
     trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate, callbacks=[clock])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # else autocast stays on the model
+    # Else autocast stays on the model, and the next Trainer, which finds it prepared, adds none.
+    prepared: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    del prepared._is_accelerate_prepared
     return (clock.ends[-1] - clock.ends[WARM - 1]) / STEPS
 
 

@@ -1,18 +1,23 @@
 """The Python API: a run is a function call that leaves the process as it was."""
 
 import inspect
+import json
 import logging
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 import trainer
-from trainer import Hooks, RunResult, Settings, Stopped, UserError, resume, run
+from bus.client import BusClient
+from bus.messages import Proposal, Usage, Work
+from trainer import Hooks, RunResult, Settings, Stopped, UserError, replay, resume, run
+from trainer.backbones import load_backbone
 from trainer.search.events import Stepped
 
 BAR = "from trainer.progress import step_bar; bar = step_bar(10, 0); bar.update(3); bar.refresh(); bar.close()"
@@ -68,6 +73,51 @@ def test_a_signal_stops_a_run_that_resume_continues(tmp_path, number):
     assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     continued = resume(str(tmp_path / "cut"))
     assert (continued.dev, continued.test) == (whole.dev, whole.test)
+
+
+def test_a_run_from_noise_has_its_first_words_before_its_first_step(tmp_path):
+    address = f"ipc://{tmp_path}/bus"
+    settings = small(
+        tmp_path,
+        prompt={"init": "random"},
+        restarts={"source": "bus", "trial_steps": 40},
+        bus={"bind": address, "connect": [address], "ready_seconds": 0.1},
+    )
+    asked, over, digests = threading.Event(), threading.Event(), []
+
+    def propose():
+        with closing(BusClient(settings.bus, name="p", model="m")) as client:
+            client.ready(1, {})
+            while not over.is_set():
+                for endpoint, message in client.receive(0.1):
+                    if isinstance(message, Work):
+                        digests.append(message.digest)
+                        client.ready(0, {endpoint: [message.lease]})
+                        words = ["a customer message about"]
+                        usage = Usage(seconds=0.0)
+                        client.propose(
+                            endpoint, Proposal(lease=message.lease, model="m", candidates=words, usage=usage)
+                        )
+                        asked.set()
+
+    def load(settings, task):
+        assert asked.wait(60), "nobody was asked while the model was loaded"
+        return load_backbone(settings, task)
+
+    proposer = threading.Thread(target=propose)
+    proposer.start()
+    try:
+        result = run(settings, hooks=Hooks(load=load))
+    finally:
+        over.set()
+        proposer.join()
+    events = [json.loads(line) for line in (result.directory / "history.jsonl").read_text().splitlines()]
+    kinds = [event["kind"] for event in events]
+    adopted = next(event for event in events if event.get("outcome") == "adopted")
+    assert kinds.index("outcome") < kinds.index("step") and adopted["step"] == 0
+    assert digests[0].labels and not digests[0].trajectory and len(digests) == 1
+    again = replay(str(result.directory))
+    assert (again.dev, again.test) == (result.dev, result.test)
 
 
 def test_what_the_user_can_fix_is_a_user_error(tmp_path):

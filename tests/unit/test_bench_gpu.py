@@ -28,6 +28,18 @@ def test_coops_padded_texts_give_our_scores(tmp_path):
     assert theirs.std() > 0.01
 
 
+def test_each_trainer_computes_in_the_type_that_is_asked_of_it(tmp_path):
+    """They take turns on one model."""
+    tuned, data = gpu._clip(tmp_path, CPU, small=True).other()
+    seen = []
+    layer = next(part for part in tuned.modules() if isinstance(part, torch.nn.Linear))
+    layer.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    for number, bf16 in enumerate((True, False, True)):
+        seen.clear()
+        gpu._trainer_way(tuned, data, tmp_path, CPU, bf16)(number)
+        assert set(seen) == {torch.bfloat16 if bf16 else torch.float32}
+
+
 def test_the_products_of_a_step_are_counted():
     """One linear layer, of which the counter of torch sees nothing where oneDNN multiplies."""
     from torch.utils.flop_counter import FlopCounterMode

@@ -50,7 +50,7 @@ def turns():
     restarts = Restarts(settings.restarts, 10**6)
     values = dict.fromkeys(field.name for field in fields(Proposals))
     values |= {"settings": settings, "channel": Counting(), "observers": lambda _: None}
-    values["state"] = SimpleNamespace(restarts=restarts, lane_steps=0, exchanged=-1)
+    values["state"] = SimpleNamespace(restarts=restarts, lane_steps=0, iterations=1, exchanged=-1)
     proposals = Asking(**values)
 
     def take(number=1):

@@ -14,7 +14,7 @@ from trainer.search.evaluation import EvalResult
 from trainer.search.lanes import Origin, backward, open_lane, optimizer_step, stack_lanes, zero_grad
 from trainer.search.pool import Pool, Snapshot
 from trainer.search.prompt_init import PromptInit
-from trainer.search.restarts import Restarts
+from trainer.search.restarts import Incumbent, Restarts
 from trainer.search.state import RunState
 from trainer.search.trajectory import Trajectory
 
@@ -56,7 +56,7 @@ def make_state(fruit, prompt_init):
     restarts = Restarts(SETTINGS.restarts, SETTINGS.steps)
     restarts.receive(["plum", "olive", "date"], "l1", 0, 3)
     restarts.scored([0.0, 0.1, 0.2])
-    restarts.opened(3, restarts.start(3, 1.0, True))
+    restarts.opened(3, restarts.start(3, Incumbent(1.0, True, False, False)))
     restarts.receive(["peach"], "l2", 3, 4)
     pool = Pool()
     pool.add(Snapshot(0, 4, torch.rand(2, 6), head(), (words,), EvalResult(0.3, 0.75)))

@@ -22,12 +22,14 @@ from small_decoders import (
     tiny_model,
     write_gguf,
 )
+from torch import nn
 from torch.testing import assert_close
 
 from shared.config import RECIPES
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer.backbones.decoder import Decoder
+from trainer.backbones.fused_norm import replace_norms
 from trainer.backbones.stack import stack
 from trainer.backbones.verbalizer import Verbalizer
 from trainer.paths import find_file
@@ -54,6 +56,17 @@ def by_hand(model, prompt, text, label, labels=()):
     longer = [tokenizer(TEMPLATE.replace("{text}", text) + " " + other)["input_ids"] for other in labels]
     following = {ids[len(whole)] for ids in longer if ids[: len(whole)] == whole and len(ids) > len(whole)}
     return score + (1 - chances[-1, sorted(following)].double().exp().sum()).log().float()
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
+def test_torchs_norm_gives_what_the_models_own_gives(kind):
+    model = tiny_model(kind)
+    ids, weights = torch.arange(12)[None], [value.data_ptr() for value in model.parameters()]
+    own = model(input_ids=ids).logits
+    replace_norms(model)
+    assert not any("RMSNorm" in type(layer).__name__ and type(layer) is not nn.RMSNorm for layer in model.modules())
+    assert [value.data_ptr() for value in model.parameters()] == weights
+    assert_close(model(input_ids=ids).logits, own, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gpt2"])

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
+from trainer.backbones.cuda_graphs import CudaGraphs
 from trainer.backbones.dual_encoder import DualEncoder
 from trainer.backbones.stack import stack
 from trainer.search.evaluation import losses
@@ -37,6 +38,7 @@ def placed(backbone, position):
     """The same encoder with the label words elsewhere."""
     other = copy.copy(backbone)
     other.settings = backbone.settings.model_copy(update={"label_position": position})
+    other._run = CudaGraphs(other._encode_texts, other.settings, other.device)
     return other
 
 

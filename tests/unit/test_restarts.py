@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shared.settings import RestartSettings
-from trainer.search.restarts import LONGEST_WORDS, MAX_SEEN, Restarts, clean_words
+from trainer.search.restarts import LONGEST_WORDS, MAX_SEEN, Incumbent, Restarts, clean_words
 
 POLICIES = ["trial", "greedy", "always"]
 
@@ -33,9 +33,13 @@ def measure(restarts, scores, lane_steps=0):
     return [candidate for candidate, _ in restarts.scored([scores[candidate.words] for candidate in fresh])]
 
 
-def begin(restarts, lane, lane_steps=0, loss=1.0, plateau=True, from_noise=False):
+def incumbent(loss=1.0, plateau=True, from_noise=False, is_noise=False):
+    return Incumbent(loss, plateau, from_noise, is_noise)
+
+
+def begin(restarts, lane, lane_steps=0, **values):
     """Start the best waiting candidate in `lane`."""
-    candidate = restarts.start(lane_steps, loss, plateau, from_noise)
+    candidate = restarts.start(lane_steps, incumbent(**values))
     if candidate is not None:
         restarts.opened(lane, candidate)
     return candidate
@@ -155,8 +159,8 @@ def test_nothing_is_asked_or_started_that_the_budget_cannot_train(policy):
     last = 100 - lanes * 10
     assert restarts.wants(last) and not restarts.wants(last + 1)
     measure(restarts, {"a": 0.1, "b": 0.2})
-    assert restarts.start(last + 1, 9.0, True) is None
-    assert restarts.start(last, 9.0, True).words == "a"
+    assert restarts.start(last + 1, incumbent(9.0, True)) is None
+    assert restarts.start(last, incumbent(9.0, True)).words == "a"
 
 
 # Policies
@@ -189,6 +193,27 @@ def test_words_that_are_better_than_noise_do_not_wait():
     assert begin(restarts, 1, plateau=False, loss=0.2, from_noise=True).words == "a"
     assert begin(restarts, 2, plateau=False, loss=0.2, from_noise=True) is None
     assert begin(restarts, 2, plateau=True, loss=0.2, from_noise=True).words == "b"
+
+
+def test_words_replace_noise_without_a_trial_and_however_little_is_left_of_the_budget():
+    restarts = machine(trial_steps=10, budget=5)
+    assert restarts.wants(0, is_noise=True) and not restarts.wants(0)
+    fresh = restarts.receive(["good", "bad"], "lease", 0, 0, is_noise=True)
+    assert not fresh and not restarts.scored([0.5, 1.5])
+    noise = incumbent(1.0, plateau=False, from_noise=True, is_noise=True)
+    best = restarts.start(1, noise)
+    assert best.words == "good" and restarts.replaces(best, noise)
+    assert restarts.replaced(best, 1.0).outcome == "adopted"
+    assert restarts.start(1, noise) is None, "the other is worse than noise, and there is no room for a trial"
+    assert [outcome.words for outcome in restarts.receive(["late"], "lease", 0, 1)] == ["late"]
+
+
+def test_an_incumbent_that_took_a_step_or_has_a_head_is_replaced_after_a_trial_only():
+    for values in ({"from_noise": True}, {}):
+        restarts = machine()
+        measure(restarts, {"good": 0.5})
+        best = restarts.start(0, incumbent(1.0, **values))
+        assert not restarts.replaces(best, incumbent(1.0, **values))
 
 
 @given(score=st.floats(0, 2), loss=st.floats(0, 2))
@@ -235,9 +260,9 @@ def test_a_challenger_is_due_when_it_has_trained_its_steps():
 def test_greedy_starts_only_what_scores_better_than_the_incumbent():
     restarts = machine("greedy")
     measure(restarts, {"a": 0.5})
-    assert restarts.start(0, 0.5, False) is None
-    assert restarts.start(0, 0.4, False) is None
-    candidate = restarts.start(0, 0.8, False)
+    assert restarts.start(0, incumbent(0.5, False)) is None
+    assert restarts.start(0, incumbent(0.4, False)) is None
+    candidate = restarts.start(0, incumbent(0.8, False))
     outcome = restarts.replaced(candidate, 0.8)
     assert (outcome.outcome, outcome.words, outcome.score) == ("adopted", "a", 0.5)
     assert outcome.gain == pytest.approx(0.3)
@@ -247,7 +272,7 @@ def test_greedy_starts_only_what_scores_better_than_the_incumbent():
 def test_always_starts_what_scores_worse_too():
     restarts = machine("always")
     measure(restarts, {"a": 5.0, "b": 4.0})
-    candidate = restarts.start(0, 0.1, False)
+    candidate = restarts.start(0, incumbent(0.1, False))
     assert candidate.words == "b"
     assert restarts.replaced(candidate, 0.1).gain == pytest.approx(-3.9)
 
@@ -375,6 +400,7 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
     )
     def open(self, policy, challengers, queue, budget, from_noise):
         self.from_noise = from_noise
+        self.untouched = True
         self.limits = (challengers, queue)
         self.budget = budget
         self.restarts = machine(
@@ -391,6 +417,10 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         self.measured = []
         self.done = False
 
+    @property
+    def incumbent(self):
+        return Incumbent(self.loss, self.plateau, self.from_noise, self.from_noise and self.untouched)
+
     def end(self, outcome):
         self.ends[outcome.words] += 1
 
@@ -400,7 +430,9 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
             return
         before = asdict(self.restarts.tally)
         unscored = len(self.restarts.unscored)
-        outcomes = self.restarts.receive([word for word, _ in proposed], "lease", self.lane_steps, self.lane_steps)
+        outcomes = self.restarts.receive(
+            [word for word, _ in proposed], "lease", self.lane_steps, self.lane_steps, is_noise=self.incumbent.is_noise
+        )
         self.given.update(clean_words(word) for word, _ in proposed)
         assert len(self.restarts.unscored) - unscored + len(outcomes) == len(proposed)
         self.scores = {clean_words(word): score for word, score in reversed(proposed)} | self.scores
@@ -428,14 +460,16 @@ class EveryCandidateEndsOnce(RuleBasedStateMachine):
         if self.done:
             return
         self.measure()
-        while candidate := self.restarts.start(self.lane_steps, self.loss, self.plateau, self.from_noise):
-            if self.restarts.settings.policy == "trial":
+        while candidate := self.restarts.start(self.lane_steps, self.incumbent):
+            if self.restarts.replaces(candidate, self.incumbent):
+                self.end(self.restarts.replaced(candidate, self.loss))
+                self.loss = candidate.score
+                self.from_noise = False
+            else:
                 self.restarts.opened(self.opened, candidate)
                 self.lanes[self.opened] = 0
                 self.opened += 1
-            else:
-                self.end(self.restarts.replaced(candidate, self.loss))
-                self.loss = candidate.score
+        self.untouched = False
         active = list(self.lanes)[: self.budget - self.lane_steps - 1]
         self.lane_steps += 1 + len(active)
         for lane, score in zip(active, scores, strict=False):

@@ -390,12 +390,27 @@ def test_a_round_that_a_stop_breaks_off_is_held_after_the_resume(runs):
     assert script.outcome(GOOD)
 
 
-@pytest.mark.parametrize(("init", "first"), [("random", 0), ("words", None)])
-def test_words_start_at_once_where_the_run_starts_from_noise(runs, init, first):
-    start = {"init": init, **({"words": BAD} if init == "words" else {})}
-    restarts = {"policy": "trial", "source": "bus", "mode": "sync", "patience": 5}
-    runs.tune(f"noise-{init}", propose=Script([GOOD]), prompt=start, optimizer=SLOW, restarts=restarts)
-    assert [event["step"] for event in runs.events(f"noise-{init}", "trial")] == ([] if first is None else [first])
+@pytest.mark.parametrize("mode", ["async", "sync"])
+@pytest.mark.parametrize("init", ["random", "words"])
+def test_words_replace_noise_before_the_first_step_without_a_trial(runs, init, mode):
+    """However short the run is; an incumbent of words keeps its place until a trial shows more."""
+    name, start = f"noise-{init}-{mode}", {"init": init, **({"words": BAD} if init == "words" else {})}
+    restarts = {"policy": "trial", "source": "bus", "mode": mode, "patience": 5, "trial_steps": 40}
+    script = Script([BAD, GOOD])
+    _, state = runs.tune(name, propose=script, prompt=start, optimizer=SLOW, restarts=restarts, steps=20)
+    steps = [event["step"] for event in runs.events(name, "outcome") if event["outcome"] == "adopted"]
+    assert not runs.events(name, "trial")
+    assert steps == ([0] if init == "random" else [])
+    assert state.lanes[0].lineage[-1].words == (GOOD if init == "random" else BAD)
+
+
+def test_the_first_digest_of_noise_has_no_words_of_it(runs):
+    script = Script([GOOD])
+    restarts = {"policy": "trial", "source": "bus", "request_every": 10, "trial_steps": 5}
+    runs.tune("opening", propose=script, prompt={"init": "random"}, restarts=restarts)
+    first, second, *_ = script.digests
+    assert not first.trajectory and not first.substitutions and not first.best and first.sequence == 1
+    assert second.trajectory and second.substitutions and second.sequence == 2
 
 
 @pytest.mark.parametrize("policy", ["always", "greedy", "trial"])

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize, pad
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # that of the top needs torchvision
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings
@@ -58,6 +59,7 @@ class ClipTowers(ImageTowers):
         full_stop = [] if self._is_siglip else self.vocabulary.encode(".", 1).tolist()
         self.suffix_ids = [*full_stop, tokenizer.eos_token_id]
         self._padding: int = tokenizer.pad_token_id
+        self._padding_vector = self.vocabulary.vectors([self._padding]) if self._is_siglip else None
         commit = getattr(model.config, "_commit_hash", None)
         self.identity = f"{identify(name, commit)}\n{self.dtype} {settings.quantization}"
 
@@ -66,13 +68,12 @@ class ClipTowers(ImageTowers):
 
         CLIP needs no mask: it is causal and reads the end token.
         """
-        if self._is_siglip:
-            missing = self.max_length - embeds.shape[1]
-            embeds = torch.where(mask[..., None], embeds, self.vocabulary.vectors([self._padding]))
-            padding = self.vocabulary.vectors([self._padding]).expand(len(embeds), missing, -1)
+        if self._padding_vector is not None:
+            embeds = torch.where(mask[..., None], embeds, self._padding_vector)
+            padding = self._padding_vector.expand(len(embeds), self.max_length - embeds.shape[1], -1)
             embeds = torch.cat([embeds, padding], dim=1)
         ids = torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        ids[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1] = self.suffix_ids[-1]
+        ids.scatter_(1, mask.sum(1, keepdim=True) - 1, self.suffix_ids[-1])
         with looking_up(self._lookup, embeds):
             return normalize(self._model.get_text_features(input_ids=ids).pooler_output.float(), dim=-1)
 

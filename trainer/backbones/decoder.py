@@ -14,16 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings
+from trainer.backbones.cuda_graphs import CudaGraphs
 from trainer.backbones.frozen_linear import use_onednn
+from trainer.backbones.fused_norm import use_fused_norm
 from trainer.backbones.llama_last_layer import read_last
 from trainer.backbones.model_files import SAFE, check_files, check_loaded, refusing, setting_of
 from trainer.backbones.model_inputs import check_tokenizer, max_positions, token_embeddings
 from trainer.backbones.model_options import freeze, load_options
-from trainer.backbones.passes import max_pass_positions, run_chunks
+from trainer.backbones.passes import max_pass_positions, original_order, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.stack import Stack, stack
 from trainer.backbones.template import Template
@@ -68,6 +71,7 @@ class Decoder:
         tokenizer, self._model = _load(settings, options)
         freeze(self._model, settings, device)
         use_onednn(self._model)
+        use_fused_norm(self._model)
         self._embed = self._model.get_input_embeddings()
         self.device = self._embed.weight.device
         self.vocabulary = Vocabulary(tokenizer, token_embeddings(settings, self._model))
@@ -77,6 +81,7 @@ class Decoder:
         self._max_tokens = self._max_text_tokens(settings, prompt)
         self._reader = read_last(self._model, self._verbalizer.nodes)
         self._memory_positions = max_pass_positions(self._model.config, self.device, dtype, settings.checkpointing)
+        self._run = CudaGraphs(self._node_logits, settings, self.device)
         self._probe(settings, dtype)
 
     def _max_text_tokens(self, settings: BackboneSettings, prompt: PromptSettings) -> int:
@@ -109,7 +114,7 @@ class Decoder:
 
         def read(vectors: Tensor) -> Tensor:
             batch = TokenizedBatch([torch.tensor(text) for text in texts])
-            return self._node_logits(*self._lay_out(stack([vectors]), batch))[:, [0, -1]].flatten(0, 1)
+            return self._run(*self._lay_out(stack([vectors]), batch))[:, [0, -1]].flatten(0, 1)
 
         probe(settings, self.vocabulary.vectors(words), read, torch.stack(own), dtype)
 
@@ -147,12 +152,13 @@ class Decoder:
     def logits(self, stack: Stack, rows: TokenizedBatch, training: bool = False) -> Tensor:  # noqa: ARG002
         """Log-probabilities of the label words, [lanes, examples, classes], float32."""
         chunks = list(rows.chunks(*self._pass_positions(stack)))
+        order = original_order(chunks, self.device)
         scores = run_chunks(lambda chunk: self._scores(stack, rows[chunk]), chunks)
-        return torch.cat(scores, dim=1)[:, torch.cat(chunks).argsort()]
+        return torch.cat(scores, dim=1)[:, order]
 
     def _scores(self, stack: Stack, rows: TokenizedBatch) -> Tensor:
         """The scores [lanes, rows, classes] of rows that share a pass."""
-        logits = self._node_logits(*self._lay_out(stack, rows))
+        logits = self._run(*self._lay_out(stack, rows))
         return self._verbalizer.scores(logits).view(len(stack.prompts), len(rows), -1)
 
     def _lay_out(self, stack: Stack, rows: TokenizedBatch) -> tuple[Tensor, Tensor]:
@@ -165,7 +171,9 @@ class Decoder:
         prompt_mask = stack.mask[:, None].expand(-1, examples, -1)
         mask = torch.cat([prompt_mask, text_mask.expand(lanes, -1, -1)], dim=2).flatten(0, 1)
         order = mask.sort(dim=1, stable=True).indices  # padding first, so that all texts end at one position
-        return embeds.gather(1, order[..., None].expand_as(embeds)), mask.sum(1)
+        length = mask.shape[1] + self._verbalizer.nodes - 1
+        front = self._run.length(length, sys.maxsize) - length
+        return pad(embeds.gather(1, order[..., None].expand_as(embeds)), (0, 0, front, 0)), mask.sum(1)
 
     def _node_logits(self, embeds: Tensor, lengths: Tensor) -> Tensor:
         """Logits [rows, nodes, vocabulary] of the label tree's nodes, which stand behind each sequence.

@@ -15,6 +15,7 @@ from torch import Tensor
 from shared.errors import UserError
 from shared.settings import BackboneSettings, PromptSettings
 from trainer import ranks
+from trainer.backbones.cuda_graphs import CudaGraphs
 from trainer.backbones.features import Features, cache_folder
 from trainer.backbones.image_towers import ImageTowers, read_image
 from trainer.backbones.labels import encode_labels
@@ -74,9 +75,13 @@ class DualEncoder:
         if settings.features and isinstance(self._towers, ImageTowers):
             self._features = Features(cache_folder(settings.features), self._towers.identity)
         self._labels, self._label_mask = self._embed_labels(labels, prompt.num_tokens)
+        self._prefix = self.vocabulary.vectors(self._towers.prefix_ids)
+        self._suffix = self.vocabulary.vectors(self._towers.suffix_ids)
+        self._longest_label = self._labels.shape[1] + len(self._prefix) + len(self._suffix)
         self._positions = max_pass_positions(
             self._towers.config, self.device, self._towers.dtype, settings.checkpointing
         )
+        self._run = CudaGraphs(self._encode_texts, settings, self.device)
         self._probe()
 
     @property
@@ -95,8 +100,7 @@ class DualEncoder:
         rows = [[*towers.prefix_ids, *prompt[:length], *towers.suffix_ids] for length in (3, 1)]
 
         def read(words: Tensor) -> Tensor:
-            before, after = (self.vocabulary.vectors(ids) for ids in (towers.prefix_ids, towers.suffix_ids))
-            texts = stack([torch.cat([before, words[:length], after]) for length in (3, 1)])
+            texts = stack([torch.cat([self._prefix, words[:length], self._suffix]) for length in (3, 1)])
             return towers.encode_embeds(texts.prompts, texts.mask)
 
         with own_pass(self.settings):
@@ -192,11 +196,10 @@ class DualEncoder:
         Memory is bounded: texts go through the tower in chunks, with those of other ranks left to them.
         """
         lanes, classes = len(stack.prompts), len(self._labels)
-        prompts = self._by_context(stack)
-        longest = prompts[0].shape[2] + self._labels.shape[1] + len(self._towers.prefix_ids + self._towers.suffix_ids)
+        longest = stack.prompts.shape[1] // self.num_contexts + self._longest_label
         own = torch.arange(lanes * classes, device=self.device)[ranks.share(lanes * classes)[0]]
         chunks = torch.split(own, max(1, self._positions // longest))
-        vectors = run_chunks(lambda texts: self._encode_texts(*self._lay_out(prompts, texts)), chunks)
+        vectors = run_chunks(lambda texts: self._run(stack.prompts, stack.mask, texts), chunks)
         return ranks.gather(torch.cat(vectors), lanes * classes).view(lanes, classes, -1)
 
     def _lay_out(self, prompts: Masked, texts: Tensor) -> Masked:
@@ -208,13 +211,27 @@ class DualEncoder:
         pieces = list(self._pieces(prompts, texts))
         embeds = torch.cat([part for part, _ in pieces], dim=1)
         mask = torch.cat([mask for _, mask in pieces], dim=1)
-        order = mask.sort(dim=1, descending=True, stable=True).indices[:, : int(mask.sum(1).max())]
+        longest = prompts[0].shape[2] + self._longest_label
+        order = mask.sort(dim=1, descending=True, stable=True).indices[:, :longest]
         embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
         return embeds, mask.gather(1, order)
 
-    def _encode_texts(self, embeds: Tensor, mask: Tensor) -> Tensor:
-        """Unit vectors [texts, dim] of class texts that fit into memory, in calls with texts of similar length."""
-        lengths = mask.sum(1).cpu()
+    def _encode_texts(self, prompts: Tensor, mask: Tensor, texts: Tensor) -> Tensor:
+        """Unit vectors [texts, dim] of class texts that fit into memory.
+
+        Args:
+            prompts: of all lanes, [lanes, longest, dim].
+            mask: of `prompts`, [lanes, longest].
+            texts: numbers of the class texts, as in `_lay_out`.
+        """
+        embeds, mask = self._lay_out(self._by_context(prompts, mask), texts)
+        if self.device.type != "cpu":
+            return self._towers.encode_embeds(embeds, mask)
+        return self._encode_by_length(embeds, mask)
+
+    def _encode_by_length(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors [texts, dim] by calls with texts of similar length, as a processor is fast."""
+        lengths = mask.sum(1)
         chunks = list(chunks_by_length(lengths, max_kernel_positions(self.device, self._positions)))
         longest = [int(lengths[chunk].max()) for chunk in chunks]
         vectors = [
@@ -229,7 +246,7 @@ class DualEncoder:
         context = label if self.num_contexts > 1 else torch.zeros_like(label)
         prompt, mask = (part[lane, context] for part in prompts)
         words = self._labels[label], self._label_mask[label]
-        yield self._constant(self._towers.prefix_ids, len(texts))
+        yield self._constant(self._prefix, len(texts))
         match self.settings.label_position:
             case "end":
                 yield from ((prompt, mask), words)
@@ -238,21 +255,21 @@ class DualEncoder:
             case "middle":
                 front = mask & (mask.cumsum(-1) <= mask.sum(-1, keepdim=True) // 2)  # each lane's own half
                 yield from ((prompt, front), words, (prompt, mask & ~front))
-        yield self._constant(self._towers.suffix_ids, len(texts))
+        yield self._constant(self._suffix, len(texts))
 
-    def _by_context(self, stack: Stack) -> Masked:
+    def _by_context(self, prompts: Tensor, mask: Tensor) -> Masked:
         """Prompts [lanes, contexts, longest, dim] and their mask; a lane is its contexts joined."""
-        tokens = stack.mask.sum(1) // self.num_contexts
-        place = torch.arange(int(tokens.max()), device=self.device)
+        tokens, longest = mask.sum(1) // self.num_contexts, prompts.shape[1]
+        place = torch.arange(longest // self.num_contexts, device=self.device)
         mask = (place < tokens[:, None])[:, None].expand(-1, self.num_contexts, -1)
         context = torch.arange(self.num_contexts, device=self.device)[:, None]
-        rows = (context * tokens[:, None, None] + place).clamp(max=stack.prompts.shape[1] - 1)
+        rows = (context * tokens[:, None, None] + place).clamp(max=longest - 1)
         lane = torch.arange(len(rows), device=self.device)[:, None, None]
-        return stack.prompts[lane, rows], mask
+        return prompts[lane, rows], mask
 
-    def _constant(self, ids: list[int], texts: int) -> Masked:
-        """Tokens that are the same in every class text."""
-        vectors = self.vocabulary.vectors(ids).expand(texts, -1, -1)
+    def _constant(self, vectors: Tensor, texts: int) -> Masked:
+        """Vectors [tokens, dim] that are the same in every class text."""
+        vectors = vectors.expand(texts, -1, -1)
         return vectors, torch.ones(vectors.shape[:-1], dtype=torch.bool, device=self.device)
 
 

@@ -17,14 +17,15 @@ from transformers import PreTrainedModel
 
 from shared.errors import UserError
 from shared.settings import BackboneSettings, Format, PromptSettings
+from trainer.backbones.cuda_graphs import CudaGraphs
 from trainer.backbones.encoder_head import cut_head, initialise
 from trainer.backbones.encoder_model import load_classifier, load_tokenizer, max_text_tokens
 from trainer.backbones.fast_dropout import use_fast_dropout
 from trainer.backbones.frozen_linear import use_onednn
 from trainer.backbones.labels import check_distinct
-from trainer.backbones.model_inputs import check_tokenizer, padding_token, token_embeddings
+from trainer.backbones.model_inputs import check_tokenizer, max_positions, padding_token, token_embeddings
 from trainer.backbones.model_options import freeze, load_options
-from trainer.backbones.passes import max_kernel_positions, max_pass_positions, run_chunks
+from trainer.backbones.passes import max_kernel_positions, max_pass_positions, original_order, run_chunks
 from trainer.backbones.probe import own_pass, probe
 from trainer.backbones.read_layer import ReadLayer
 from trainer.backbones.stack import Stack, stack
@@ -100,6 +101,9 @@ class Encoder:
         self._typed = (
             getattr(model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in self._tokenizer.model_input_names
         )
+        self._max_positions = max_positions(model)
+        # One for each mode, because dropout is recorded too.
+        self._run = {training: CudaGraphs(self._states, settings, self.device) for training in (False, True)}
         words, texts = self._probe_texts()
         with own_pass(settings):
             # The model itself reads the first position, which is also pooling = "text" without a prompt.
@@ -164,8 +168,9 @@ class Encoder:
         self._train(training and self.settings.dropout > 0)
         lanes, longest, _ = stack.prompts.shape
         chunks = list(rows.texts.chunks(self._memory_positions // lanes, extra=longest))
+        order = original_order(chunks, self.device)
         scores = run_chunks(lambda chunk: self._chunk_scores(stack, rows.texts[chunk], rows.first[chunk]), chunks)
-        return torch.cat(scores, dim=1)[:, torch.cat(chunks).argsort()].view(lanes, len(rows), -1)
+        return torch.cat(scores, dim=1)[:, order].view(lanes, len(rows), -1)
 
     def _train(self, mode: bool) -> None:
         """Switch dropout on or off."""
@@ -178,22 +183,22 @@ class Encoder:
         lanes, longest, _ = stack.prompts.shape
         positions = max_kernel_positions(self.device, self._memory_positions)
         chunks = list(texts.chunks(positions // lanes, extra=longest))
-        scores = torch.cat([self._scores(stack, texts[chunk], first[chunk]) for chunk in chunks], dim=1)
-        return scores[:, torch.cat(chunks).argsort()]
+        order = original_order(chunks, self.device)
+        return torch.cat([self._scores(stack, texts[chunk], first[chunk]) for chunk in chunks], dim=1)[:, order]
 
     def _scores(self, stack: Stack, texts: TokenizedBatch, first: Tensor) -> Tensor:
         """Head outputs [lanes, texts, outputs]."""
         starts: list[int] = stack.mask.sum(1).tolist()
         embeds, mask = self._lay_out(stack, starts, texts)
-        types = {}
+        types = []
         if self._typed:
             second = torch.cat([first + start for start in starts])[:, None]
-            types = {"token_type_ids": (torch.arange(mask.shape[1]) >= second).long().to(self.device)}
-        hidden = self._body(inputs_embeds=embeds, attention_mask=mask.long(), **types).last_hidden_state
+            types = [(torch.arange(mask.shape[1]) >= second).long().to(self.device)]
         read = starts if self.settings.pooling == "text" else [0] * len(starts)
+        at = torch.tensor(read).repeat_interleave(len(texts)).to(self.device)
+        hidden = self._run[self._body.training](embeds, mask, at, *types)
         if self._read is not None:
-            at = torch.tensor(read, device=self.device).repeat_interleave(len(texts))
-            hidden, mask, read = self._read(hidden, mask, at), mask[:, :1], [0] * len(starts)
+            mask, read = mask[:, :1], [0] * len(starts)
         lanes = zip(stack.heads, hidden.chunk(len(starts)), mask.chunk(len(starts)), read, strict=True)
         return torch.stack(
             [
@@ -204,6 +209,12 @@ class Encoder:
             ]
         )
 
+    def _states(self, embeds: Tensor, mask: Tensor, at: Tensor, types: Tensor | None = None) -> Tensor:
+        """Last states of `embeds`, both [n, positions, dim]; or those at the positions `at` [n] alone, [n, 1, dim]."""
+        given = {} if types is None else {"token_type_ids": types}
+        hidden: Tensor = self._body(inputs_embeds=embeds, attention_mask=mask.long(), **given).last_hidden_state
+        return hidden if self._read is None else self._read(hidden, mask, at)
+
     def _lay_out(self, stack: Stack, starts: list[int], texts: TokenizedBatch) -> tuple[Tensor, Tensor]:
         """Input embeddings [lanes * texts, positions, dim] and their mask [lanes * texts, positions].
 
@@ -211,12 +222,12 @@ class Encoder:
         """
         ids, mask = (tensor.to(self.device) for tensor in texts.pad(self._tokenizer.pad_token_id))
         words = self._embeddings(ids)
-        longest = stack.prompts.shape[1]
+        length = self._run[False].length(stack.prompts.shape[1] + words.shape[1], self._max_positions)
         embeds, masks = [], []
         for prompt, start in zip(stack.prompts.to(words.dtype), starts, strict=True):
             both = torch.cat([prompt[:start].expand(len(words), -1, -1), words], dim=1)
-            embeds.append(pad(both, (0, 0, 0, longest - start)))
-            masks.append(pad(pad(mask, (start, 0), value=True), (0, longest - start), value=False))
+            embeds.append(pad(both, (0, 0, 0, length - both.shape[1])))
+            masks.append(pad(pad(mask, (start, 0), value=True), (0, length - both.shape[1]), value=False))
         return torch.cat(embeds), torch.cat(masks)
 
 

@@ -40,6 +40,6 @@ def initialise(head: Any, seed: int) -> dict[str, Tensor]:
     """Fresh parameters of a head by name, float32 on the processor, as the model's authors initialise them."""
     fresh = copy.deepcopy(head).cpu().float()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds GPUs, from which dropout draws
         fresh.apply(fresh._init_weights)
     return {name: value.detach() for name, value in fresh.named_parameters()}

@@ -67,6 +67,7 @@ class OpenClipTowers(ImageTowers):
         self.max_length = int(tokenizer.context_length)
         self._word, ids = self._text_of_a_word(settings, tokenizer)
         self.prefix_ids, self.suffix_ids, self._padding = self._frame(tokenizer, ids)
+        self._padding_vector = self.vocabulary.vectors([self._padding])
         files = identify(weights or name.removeprefix("local-dir:"), None)
         self.identity = f"open_clip {name}\n{files}\n{self.vocabulary.fingerprint} {self.dtype}"
 
@@ -74,7 +75,7 @@ class OpenClipTowers(ImageTowers):
         """Unit vectors [texts, dim] of input embeddings [texts, tokens, width], whose padding is at the end."""
         missing = 0 if self._text.ignores_padding else self.max_length - embeds.shape[1]
         embeds, mask = pad(embeds, (0, 0, 0, missing)), pad(mask, (0, missing))
-        embeds = torch.where(mask[..., None], embeds, self.vocabulary.vectors([self._padding]))
+        embeds = torch.where(mask[..., None], embeds, self._padding_vector)
         ids = torch.where(mask, self._word, self._padding)
         if self.suffix_ids:
             ids.scatter_(1, mask.sum(1, keepdim=True) - 1, self.suffix_ids[-1])

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from trainer.backbones.cuda_graphs import without_graphs
+
 CPU_BYTES = 2**30
 """Activations that one pass may keep for its backward pass on a processor."""
 
@@ -65,13 +67,21 @@ def chunks_by_length(lengths: Tensor, budget: int, extra: int = 0) -> Iterator[T
         order = order[size:]
 
 
+def original_order(chunks: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Where the examples of `chunks`, indices [n] each, lie in their joined outputs, [examples], on `device`.
+
+    Found before the passes run, because a copy to a GPU waits for all that it has been given.
+    """
+    return torch.cat(list(chunks)).argsort().to(device)
+
+
 def run_chunks(run: Callable[[Any], Tensor], chunks: Sequence[Any]) -> list[Tensor]:
     """The outputs of `run` for each chunk, in the memory of one.
 
     Of several chunks the activations are not kept: `backward` computes them again, chunk by chunk (Chen et al. 2016).
     """
     if len(chunks) > 1 and torch.is_grad_enabled():
-        run = partial(checkpoint, run, use_reentrant=False)
+        run = partial(checkpoint, without_graphs()(run), use_reentrant=False)
     outputs = []
     for chunk in chunks:
         outputs.append(run(chunk))

@@ -50,22 +50,15 @@ class DigestWriter:
 
     def write(self, trajectory: Trajectory, lane_steps: int, prompt: Tensor, gradient: Tensor | None) -> Digest:
         """A digest of now; `prompt` and `gradient` (of the last step) are the incumbent's, [tokens, dim]."""
-        trajectory.digests += 1
-        digest = Digest(
-            run=self.run,
-            sequence=trajectory.digests,
-            step=lane_steps,
-            budget=self.budget,
-            task=self.task[:MAX_TASK],
-            labels=digest_labels(self.labels),
-            num_tokens=self.prompt.num_tokens,
-            num_candidates=self.restarts.candidates,
-            trajectory=subsample(trajectory.points, POINTS),
-            substitutions=[] if gradient is None else self._substitutions(prompt, gradient),
-            slope=self._slope(trajectory, gradient) if gradient is not None and trajectory.recent else None,
-            best=sorted(trajectory.measured.values(), key=lambda entry: entry.loss)[:BEST],
-            outcomes=trajectory.outcomes[-OUTCOMES:],
-        )
+        known = {
+            "step": lane_steps,
+            "trajectory": subsample(trajectory.points, POINTS),
+            "substitutions": [] if gradient is None else self._substitutions(prompt, gradient),
+            "slope": self._slope(trajectory, gradient) if gradient is not None and trajectory.recent else None,
+            "best": sorted(trajectory.measured.values(), key=lambda entry: entry.loss)[:BEST],
+            "outcomes": trajectory.outcomes[-OUTCOMES:],
+        }
+        digest = Digest(**{**dict(self.opening(trajectory)), **known})
         match self.restarts.digest:
             case "full":
                 return digest
@@ -73,6 +66,12 @@ class DigestWriter:
                 return shuffled(digest)
             case "blind":
                 return blind(digest)
+
+    def opening(self, trajectory: Trajectory) -> Digest:
+        """A digest before the first step of a run from noise, of which words cannot say anything."""
+        trajectory.digests += 1
+        digest = opening_digest(self.run, self.task, self.labels, self.budget, self.prompt, self.restarts)
+        return digest.model_copy(update={"sequence": trajectory.digests})
 
     def _slope(self, trajectory: Trajectory, gradient: Tensor) -> Slope:
         plateau = trajectory.is_plateau(self.restarts.patience)
@@ -85,6 +84,27 @@ class DigestWriter:
             Substitution(position=position, word=word[:MAX_WORD], replacements=[one[:MAX_WORD] for one in words])
             for position, (word, words) in enumerate(zip(now, replacements, strict=True))
         ]
+
+
+def opening_digest(
+    run: str, task: str, labels: list[str], budget: int, prompt: PromptSettings, restarts: RestartSettings
+) -> Digest:
+    """The first digest of a run from noise: the task and what is asked for. It needs no model."""
+    return Digest(
+        run=run,
+        sequence=1,
+        step=0,
+        budget=budget,
+        task=task[:MAX_TASK],
+        labels=digest_labels(labels),
+        num_tokens=prompt.num_tokens,
+        num_candidates=restarts.candidates,
+        trajectory=[],
+        substitutions=[],
+        slope=None,
+        best=[],
+        outcomes=[],
+    )
 
 
 def shuffled(digest: Digest) -> Digest:

@@ -16,6 +16,9 @@ from shared.text import clean, cut
 MAX_SEEN = 10_000
 """Prompts remembered as tried. A checkpoint holds them, and its file format limits its text to 100 MB."""
 
+CANDIDATES_PER_REQUEST = 64
+"""More candidates of one moment are not worth their measuring."""
+
 LONGEST_WORDS = 200
 """Characters of a candidate; the rest of the untrusted text is cut off at a word."""
 
@@ -41,6 +44,20 @@ class Trial:
     candidate: Candidate
     ends: int
     """The age at which it is judged."""
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """What the rules ask of the incumbent."""
+
+    loss: float
+    """Its development loss now."""
+    plateau: bool
+    """Whether it has stopped improving."""
+    from_noise: bool
+    """Whether it comes from noise and trains no head."""
+    is_noise: bool
+    """Whether it is that noise still, without a step: what replaces it loses nothing that was learned."""
 
 
 @dataclass
@@ -87,14 +104,14 @@ class Restarts:
         if self.rounds and self.next_request == 0:
             self.next_request = self.rounds[0]
 
-    def wants(self, lane_steps: int) -> bool:
+    def wants(self, lane_steps: int, is_noise: bool = False) -> bool:
         """Whether proposers should be asked now: a request is due, or the last one lost all its leases unanswered.
 
-        Never when the budget left could not use an answer.
+        Never when the budget left could not use an answer. Mere noise (`is_noise`) always can.
         """
         due = self.next_request is not None and lane_steps >= self.next_request
         lost = self.is_open and not self.leased
-        return (due or lost) and self.settings.policy != "none" and self.has_room(lane_steps)
+        return (due or lost) and self.settings.policy != "none" and (is_noise or self.has_room(lane_steps))
 
     def asked(self, lane_steps: int, leases: list[str]) -> None:
         """A digest was leased for the request that is due, or again for the open one."""
@@ -132,7 +149,13 @@ class Restarts:
         return self.budget - lane_steps >= lanes * self.settings.trial_steps
 
     def receive(
-        self, words: list[str], lease: str, asked: int, lane_steps: int, trim: Callable[[str], str] = str
+        self,
+        words: list[str],
+        lease: str,
+        asked: int,
+        lane_steps: int,
+        trim: Callable[[str], str] = str,
+        is_noise: bool = False,
     ) -> list[CandidateOutcome]:
         """Take a proposal: new candidates become `unscored`; the outcomes of the others are returned.
 
@@ -142,11 +165,12 @@ class Restarts:
             asked: lane-steps when its digest was taken.
             lane_steps: lane-steps now.
             trim: cuts clean words to what fits into a prompt.
+            is_noise: whether the incumbent is mere noise, which words can replace however little of the budget is left.
         """
         first = self.tally.candidates
         self.tally.received += 1
         self.tally.candidates += len(words)
-        late = not self.has_room(lane_steps)
+        late = not (is_noise or self.has_room(lane_steps))
         self.tally.late += late
         outcomes: list[CandidateOutcome] = []
         for number, raw in enumerate(words, start=first):
@@ -189,38 +213,41 @@ class Restarts:
             (one, outscored(one)) for one in ranked[keep:]
         ]
 
-    def start(
-        self, lane_steps: int, incumbent_loss: float, plateau: bool, from_noise: bool = False
-    ) -> Candidate | None:
-        """The candidate to start now, if any; call `opened` or `replaced` with it, and again until there is none.
+    def start(self, lane_steps: int, incumbent: Incumbent) -> Candidate | None:
+        """The candidate to start now, if any: at once where `replaces` says so, else in a trial.
 
-        Args:
-            lane_steps: lane-steps now.
-            incumbent_loss: the incumbent's development loss now.
-            plateau: whether the incumbent has stopped improving.
-            from_noise: whether the incumbent comes from noise and trains no head.
+        Call `replaced` or `opened` with it, and `start` again until there is none.
         """
-        if not self.waiting or not self.has_room(lane_steps):
+        best = next(iter(self.waiting), None)
+        if best is None or not (incumbent.is_noise or self.has_room(lane_steps)):
             return None
-        best = self.waiting[0]
+        if self.replaces(best, incumbent):
+            return best
+        is_ready = self.settings.policy == "trial" and self.has_room(lane_steps)
+        is_ready = is_ready and len(self.trials) < self.settings.max_challengers
+        return best if is_ready and not self.holds(best, incumbent) else None
+
+    def replaces(self, candidate: Candidate, incumbent: Incumbent) -> bool:
+        """Whether `candidate` takes the incumbent's place without a trial.
+
+        Policy `trial` lets it only where the incumbent is mere noise: nothing is lost, and every step counts.
+        """
         match self.settings.policy:
             case "trial":
-                is_ready = len(self.trials) < self.settings.max_challengers
-                is_ready = is_ready and not self.holds(best, incumbent_loss, plateau, from_noise)
+                return incumbent.is_noise and _score(candidate) < incumbent.loss
             case "greedy":
-                is_ready = _score(best) < incumbent_loss
+                return _score(candidate) < incumbent.loss
             case _:
-                is_ready = True
-        return best if is_ready else None
+                return True
 
-    def holds(self, candidate: Candidate, incumbent_loss: float, plateau: bool, from_noise: bool) -> bool:
-        """Whether `candidate` waits until the incumbent stops improving. The arguments are those of `start`.
+    def holds(self, candidate: Candidate, incumbent: Incumbent) -> bool:
+        """Whether `candidate` waits until the incumbent stops improving.
 
         Words with a lower loss than an incumbent that comes from noise do not wait. Where it comes from words too, or
         a head is untrained, such differences are mostly chance, and the incumbent's first steps pay most.
         """
-        is_better = from_noise and _score(candidate) < incumbent_loss
-        return self.settings.policy == "trial" and self.settings.patience > 0 and not (plateau or is_better)
+        is_better = incumbent.from_noise and _score(candidate) < incumbent.loss
+        return self.settings.policy == "trial" and self.settings.patience > 0 and not (incumbent.plateau or is_better)
 
     def opened(self, lane: int, candidate: Candidate) -> None:
         """A challenger lane was opened for `candidate`."""
@@ -300,6 +327,11 @@ class Restarts:
             state["rounds"],
             state["is_open"],
         )
+
+
+def max_answers(settings: RestartSettings) -> int:
+    """Answers to one digest that are of use."""
+    return max(1, CANDIDATES_PER_REQUEST // settings.candidates)
 
 
 def outscored(candidate: Candidate) -> CandidateOutcome:
