@@ -33,7 +33,7 @@ NEAR = 0.5
 OPENINGS = (
     ("this text", "the author", "someone", "they want", "I", "we"),
     ("a person who", "a question", "there is", "people", "my", "here is"),
-    ("it says", "you", "this is", "looking for", "the topic", "what"),
+    ("the writer", "it", "you", "this is", "something", "the topic"),
 )
 """Beginnings to choose from, by request: an LLM that is asked the same again answers the same."""
 
