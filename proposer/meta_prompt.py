@@ -94,11 +94,11 @@ def _write_instruct(digest: Digest, outcomes: Sequence[CandidateOutcome], form: 
 
 def _write_continue(digest: Digest) -> str:
     best = digest.best[:MOST_ROWS]
-    rows = "\n".join(f"Loss: {row.loss:.2f} Phrase: {_line(row.words)}" for row in reversed(best) if _line(row.words))
+    rows = [f"Loss: {row.loss:.2f} Phrase: {words} [label]" for row in reversed(best) if (words := _line(row.words))]
     return _template("continue").substitute(
         task=_line(digest.task, LONGEST_TASK),
         labels=_labels(digest.labels, " or "),
-        rows=rows or f"Loss: {1 / AIM:.2f} Phrase: a text about",
+        rows="\n".join(rows) or f"Loss: {1 / AIM:.2f} Phrase: a text about [label]",
         target=f"{(best[0].loss if best else 1 / AIM) * AIM:.2f}",
     )
 

@@ -91,8 +91,8 @@ def test_the_form_of_the_answer_follows_the_schema():
 def test_continue_ends_where_a_better_phrase_follows():
     text = write("continue", LATE, OUTCOMES)
     assert text.endswith(
-        "Task: Sort news. (world or sports)\nLoss: 1.00 Phrase: a text about\n"
-        "Loss: 0.60 Phrase: a report of\nLoss: 0.54 Phrase:"
+        "Task: Sort news. (world or sports)\nLoss: 1.00 Phrase: a text about [label]\n"
+        "Loss: 0.60 Phrase: a report of [label]\nLoss: 0.54 Phrase:"
     )
 
 
