@@ -209,7 +209,7 @@ class Proposals:
         for candidate, result in zip(fresh, results, strict=True):
             if candidate.score is not None:
                 state.trajectory.measure(candidate.words, result)
-        held = sum(state.restarts.holds(candidate, self._incumbent) for candidate in state.restarts.waiting)
+        held = state.restarts.held(self._incumbent)
         self.observers(CandidatesScored(fresh, state.lane_steps, time.monotonic() - began, held))
         self._pass_over(out)
 

@@ -202,7 +202,7 @@ def test_words_replace_noise_without_a_trial_and_however_little_is_left_of_the_b
     assert not fresh and not restarts.scored([0.5, 1.5])
     noise = incumbent(1.0, plateau=False, from_noise=True, is_noise=True)
     best = restarts.start(1, noise)
-    assert best.words == "good" and restarts.replaces(best, noise)
+    assert best.words == "good" and restarts.replaces(best, noise) and restarts.held(noise) == 1
     assert restarts.replaced(best, 1.0).outcome == "adopted"
     assert restarts.start(1, noise) is None, "the other is worse than noise, and there is no room for a trial"
     assert [outcome.words for outcome in restarts.receive(["late"], "lease", 0, 1)] == ["late"]

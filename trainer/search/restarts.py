@@ -249,6 +249,12 @@ class Restarts:
         is_better = incumbent.from_noise and _score(candidate) < incumbent.loss
         return self.settings.policy == "trial" and self.settings.patience > 0 and not (incumbent.plateau or is_better)
 
+    def held(self, incumbent: Incumbent) -> int:
+        """How many candidates wait until the incumbent stops improving, or the one that now replaces it does."""
+        if self.waiting and incumbent.is_noise and self.replaces(self.waiting[0], incumbent):
+            return len(self.waiting) - 1 if self.settings.patience else 0
+        return sum(self.holds(candidate, incumbent) for candidate in self.waiting)
+
     def opened(self, lane: int, candidate: Candidate) -> None:
         """A challenger lane was opened for `candidate`."""
         self.waiting.remove(candidate)
