@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from safetensors import SafetensorError
 
+from bus.channel import Channel
 from shared import health
 from shared.errors import UserError, first_line
 from shared.settings import Settings
@@ -20,7 +21,7 @@ from trainer.report.page import write_report
 from trainer.runs.directory import CONFIG, RECORD, SUMMARY, RunDirectory, find_run, read_settings, warn_of_versions
 from trainer.runs.metrics import TrainerMetrics
 from trainer.runs.signals import Stopped
-from trainer.sources import open_bus
+from trainer.sources import asked_early, known_labels, open_bus
 
 if TYPE_CHECKING:  # loads torch
     from trainer.result.run_result import RunResult
@@ -156,9 +157,11 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
     page = LivePage(directory.path, settings.metrics.host).respond if settings.metrics.page else None
     server = health.start(settings.metrics, metrics.registry, life, page)
     hooks.signals.farewell = f"stopped; continue with: python -m trainer --resume {directory.path}"
-    bus = None
+    bus: Channel | None = None
     try:
         bus = None if record else open_bus(settings, directory.id)
+        if bus and not directory.has_checkpoint:
+            bus = asked_early(bus, directory.id, settings, known_labels(settings))
         with hooks.signals.installed():
             ranks.join()
             ranks.broadcast((settings, directory.pack(), directory.path))

@@ -66,7 +66,7 @@ def tune_and_test(
     _announce(directory, settings, task)
     metrics.budget.set(settings.steps)
     if bus and not directory.has_checkpoint:
-        bus = asked_early(bus, directory.id, task, settings)
+        bus = asked_early(bus, directory.id, settings, task.labels)
     with ranks.agreed():
         context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
         directory.check_model(context.backbone.vocabulary.fingerprint)

@@ -13,11 +13,11 @@ from bus.replay import ReplayChannel
 from bus.server import BusServer
 from shared.settings import Settings
 from trainer.search.events import CandidatesPassedOver, Event, TrialJudged
+from trainer.search.opening import opening_digest
 from trainer.search.restarts import max_answers
 
 if TYPE_CHECKING:  # loads torch
     from trainer.search.prompt_init import PromptInit
-    from trainer.tasks.examples import Task
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +37,27 @@ def open_bus(settings: Settings, run: str) -> BusServer | None:
     return server
 
 
-def asked_early(bus: Channel, run: str, task: "Task", settings: Settings) -> Channel:
-    """`bus`, asked for prompts at once where the first digest needs no model, so that they are there when it is loaded.
+def asked_early(bus: Channel, run: str, settings: Settings, labels: list[str]) -> Channel:
+    """`bus`, asked for prompts at once where the first digest needs no model: of a run that starts from noise.
 
-    Such is the digest of a run that starts from noise and asks before its first step.
+    Args:
+        bus: an open channel to proposers; one that was asked already stays as it is.
+        run: identifies the run.
+        settings: of the run, with its budget in `steps`.
+        labels: the classes; empty if they are not known yet.
     """
-    if settings.prompt.init != "random" or settings.restarts.epochs:
+    is_noise = settings.prompt.init == "random" and not settings.restarts.epochs
+    if isinstance(bus, EarlyChannel) or not labels or not is_noise:
         return bus
-    from trainer.search.digest import opening_digest  # here, since it loads torch
-
-    digest = opening_digest(run, task.description, task.labels, settings.steps, settings.prompt, settings.restarts)
+    digest = opening_digest(run, settings.task.description, labels, settings.steps, settings.prompt, settings.restarts)
     return EarlyChannel(bus, digest, max_answers(settings.restarts))
+
+
+def known_labels(settings: Settings) -> list[str]:
+    """The classes as far as settings tell them; empty if that, or the budget, needs the data."""
+    task = settings.task
+    is_told = task.format in ("text", "image") and settings.epochs is None
+    return list(dict.fromkeys(task.labels.values())) if is_told else []
 
 
 def open_channel(

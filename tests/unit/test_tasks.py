@@ -9,8 +9,8 @@ from conftest import HELPDESK, ROOT
 
 from shared.errors import UserError
 from shared.settings import TaskSettings
+from trainer.search.opening import digest_labels
 from trainer.tasks import load_task
-from trainer.tasks.labels import digest_labels
 
 
 def rows(label, count, prefix=""):

@@ -11,8 +11,8 @@ from bus.messages import CandidateOutcome, Digest, Measured, Point, Slope, Subst
 from shared.settings import PromptSettings, RestartSettings
 from shared.subsampling import subsample
 from trainer.backbones.vocabulary import Vocabulary
+from trainer.search.opening import opening_digest
 from trainer.search.trajectory import Trajectory
-from trainer.tasks.labels import digest_labels
 
 POINTS = 10
 """Points of the trajectory in a digest."""
@@ -26,8 +26,6 @@ SUBSTITUTIONS = 12
 """Words for each position."""
 MAX_WORD = 200
 """Characters of a word."""
-MAX_TASK = 2_000
-"""Characters of the task's description."""
 
 
 Entry = TypeVar("Entry", Point, Measured, CandidateOutcome)
@@ -84,27 +82,6 @@ class DigestWriter:
             Substitution(position=position, word=word[:MAX_WORD], replacements=[one[:MAX_WORD] for one in words])
             for position, (word, words) in enumerate(zip(now, replacements, strict=True))
         ]
-
-
-def opening_digest(
-    run: str, task: str, labels: list[str], budget: int, prompt: PromptSettings, restarts: RestartSettings
-) -> Digest:
-    """The first digest of a run from noise: the task and what is asked for. It needs no model."""
-    return Digest(
-        run=run,
-        sequence=1,
-        step=0,
-        budget=budget,
-        task=task[:MAX_TASK],
-        labels=digest_labels(labels),
-        num_tokens=prompt.num_tokens,
-        num_candidates=restarts.candidates,
-        trajectory=[],
-        substitutions=[],
-        slope=None,
-        best=[],
-        outcomes=[],
-    )
 
 
 def shuffled(digest: Digest) -> Digest:

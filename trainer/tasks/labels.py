@@ -1,27 +1,14 @@
-"""The classes of a task: the words that name them, and how a digest carries them."""
+"""The classes of a task: the words that name them."""
 
 import unicodedata
 
 from shared.errors import UserError
 from shared.settings import TaskSettings
-from shared.subsampling import subsample
 from trainer.tasks.formats import LABELS
 from trainer.tasks.raw import RawExample, place
 
 LONGEST_LABEL = 200
 """Most characters of a class name; the limit of `task.labels`, and of a message."""
-
-DIGEST_LABELS = 1_000
-DIGEST_LABEL_BYTES = 16_384
-"""Most class names in a digest, and most bytes of all together."""
-
-
-def digest_labels(labels: list[str]) -> list[str]:
-    """The class names that a digest carries: all, or evenly spaced ones if a message does not take all."""
-    kept = subsample(labels, DIGEST_LABELS)
-    while len(kept) > 2 and sum(len(label.encode()) for label in kept) > DIGEST_LABEL_BYTES:
-        kept = subsample(kept, max(2, len(kept) * 3 // 4))
-    return kept
 
 
 def label_words(settings: TaskSettings, raw: dict[str, list[RawExample]]) -> dict[str, str]:
