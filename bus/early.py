@@ -2,7 +2,7 @@
 
 import threading
 
-from bus.channel import Answer, Channel, Counts, Event
+from bus.channel import Answer, Channel, Counts, Event, LeaseEnded
 from bus.codec import TooLong
 from bus.leases import Lease
 from bus.messages import Digest, Outcomes
@@ -99,8 +99,7 @@ class EarlyChannel:
 
     def _sort(self, events: list[Event]) -> None:
         """Keep events; those of an early lease that ended without an answer end with it, unknown to the trainer."""
-        for event in events:
-            kept = [lease for lease in self._leases if isinstance(event, Answer) or lease.id != event.lease]
-            if len(kept) == len(self._leases):
-                self._events.append(event)
-            self._leases = kept
+        ended = {event.lease for event in events if isinstance(event, LeaseEnded)}
+        ended &= {lease.id for lease in self._leases}
+        self._leases = [lease for lease in self._leases if lease.id not in ended]
+        self._events += [event for event in events if isinstance(event, Answer) or event.lease not in ended]

@@ -189,8 +189,8 @@ class RestartSettings(Section):
     """async never waits for a proposal; sync waits at fixed rounds."""
     request_every: int = Field(100, gt=0)
     """Lane-steps between requests for proposals; the first request comes before the first step, and while the model is
-    loaded where the run starts from noise. Of this and epochs the
-    one set later counts, and epochs if both are set together."""
+    loaded where the run starts from noise. Of this and epochs the one set later counts, and epochs if both are set
+    together."""
     epochs: list[Annotated[int, Field(gt=0)]] = []
     """Fixed requests: after these passes of one lane over the training rows. Empty: use request_every."""
     candidates: int = Field(12, gt=0, le=64)

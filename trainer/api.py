@@ -160,8 +160,7 @@ def _carry_out(directory: RunDirectory, settings: Settings, record: Path | None,
     bus: Channel | None = None
     try:
         bus = None if record else open_bus(settings, directory.id)
-        if bus and not directory.has_checkpoint:
-            bus = asked_early(bus, directory.id, settings, known_labels(settings))
+        bus = asked_early(bus, directory, settings, known_labels(settings))
         with hooks.signals.installed():
             ranks.join()
             ranks.broadcast((settings, directory.pack(), directory.path))

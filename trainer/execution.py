@@ -65,8 +65,7 @@ def tune_and_test(
     settings = resolve_budget(settings, len(task.train.examples))
     _announce(directory, settings, task)
     metrics.budget.set(settings.steps)
-    if bus and not directory.has_checkpoint:
-        bus = asked_early(bus, directory.id, settings, task.labels)
+    bus = asked_early(bus, directory, settings, task.labels)
     with ranks.agreed():
         context = TuningContext(task, (hooks.load or load_backbone)(settings, task), life.beat)
         directory.check_model(context.backbone.vocabulary.fingerprint)

@@ -282,9 +282,12 @@ class Proposals:
         return any(origin.words for origin in self.state.lanes[0].lineage)
 
     @property
+    def _from_noise(self) -> bool:
+        return not (self._comes_from_words or self.state.lanes[0].head)
+
+    @property
     def _is_noise(self) -> bool:
-        state = self.state
-        return not (state.iterations or self._comes_from_words or state.lanes[0].head)
+        return not self.state.iterations and self._from_noise
 
     @property
     def _incumbent(self) -> Incumbent:
@@ -292,6 +295,6 @@ class Proposals:
         return Incumbent(
             loss=state.dev.loss,
             plateau=state.trajectory.is_plateau(self.settings.restarts.patience),
-            from_noise=not (self._comes_from_words or state.lanes[0].head),
+            from_noise=self._from_noise,
             is_noise=self._is_noise,
         )

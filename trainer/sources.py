@@ -12,6 +12,7 @@ from bus.messages import Outcomes
 from bus.replay import ReplayChannel
 from bus.server import BusServer
 from shared.settings import Settings
+from trainer.runs.directory import RunDirectory
 from trainer.search.events import CandidatesPassedOver, Event, TrialJudged
 from trainer.search.opening import opening_digest
 from trainer.search.restarts import max_answers
@@ -37,19 +38,21 @@ def open_bus(settings: Settings, run: str) -> BusServer | None:
     return server
 
 
-def asked_early(bus: Channel, run: str, settings: Settings, labels: list[str]) -> Channel:
-    """`bus`, asked for prompts at once where the first digest needs no model: of a run that starts from noise.
+def asked_early(bus: Channel | None, directory: RunDirectory, settings: Settings, labels: list[str]) -> Channel | None:
+    """`bus`, asked for prompts at once where the first digest needs no model: of a run that begins, from noise.
 
     Args:
-        bus: an open channel to proposers; one that was asked already stays as it is.
-        run: identifies the run.
+        bus: an open channel to proposers, if there is one; one that was asked already stays as it is.
+        directory: of the run.
         settings: of the run, with its budget in `steps`.
         labels: the classes; empty if they are not known yet.
     """
-    is_noise = settings.prompt.init == "random" and not settings.restarts.epochs
-    if isinstance(bus, EarlyChannel) or not labels or not is_noise:
+    is_noise = settings.prompt.init == "random" and not settings.restarts.epochs and not directory.has_checkpoint
+    if bus is None or isinstance(bus, EarlyChannel) or not labels or not is_noise:
         return bus
-    digest = opening_digest(run, settings.task.description, labels, settings.steps, settings.prompt, settings.restarts)
+    digest = opening_digest(
+        directory.id, settings.task.description, labels, settings.steps, settings.prompt, settings.restarts
+    )
     return EarlyChannel(bus, digest, max_answers(settings.restarts))
 
 

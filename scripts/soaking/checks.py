@@ -18,8 +18,7 @@ WARM_UP_SECONDS = 60.0
 """What a process allocates at first is not a leak."""
 
 OBSERVED_SECONDS = 300.0
-"""A shorter life is not judged: one block of 5 MiB, by which a proposer grows once, outweighs a
-slope."""
+"""A shorter life is not judged: one block of 5 MiB, by which a proposer grows once, outweighs a slope."""
 
 MAX_SLOPE = 0.5
 """MiB a minute. The trainer's memory of prompts fills up at about half of it (`trainer.search.trajectory`)."""

@@ -7,23 +7,10 @@ import pytest
 from bus.channel import Answer
 from bus.early import EarlyChannel
 from bus.in_process import InProcessChannel
-from bus.messages import Digest
+from shared.settings import PromptSettings, RestartSettings
+from trainer.search.opening import opening_digest
 
-DIGEST = Digest(
-    run="run",
-    sequence=1,
-    step=0,
-    budget=100,
-    task="a task",
-    labels=["yes", "no"],
-    num_tokens=8,
-    num_candidates=2,
-    trajectory=[],
-    substitutions=[],
-    slope=None,
-    best=[],
-    outcomes=[],
-)
+DIGEST = opening_digest("run", "a task", ["yes", "no"], 100, PromptSettings(), RestartSettings())
 
 
 class Proposer:

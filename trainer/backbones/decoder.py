@@ -172,8 +172,10 @@ class Decoder:
         mask = torch.cat([prompt_mask, text_mask.expand(lanes, -1, -1)], dim=2).flatten(0, 1)
         order = mask.sort(dim=1, stable=True).indices  # padding first, so that all texts end at one position
         length = mask.shape[1] + self._verbalizer.nodes - 1
-        front = self._run.length(length, sys.maxsize) - length
-        return pad(embeds.gather(1, order[..., None].expand_as(embeds)), (0, 0, front, 0)), mask.sum(1)
+        embeds = embeds.gather(1, order[..., None].expand_as(embeds))
+        if front := self._run.length(length, sys.maxsize) - length:  # padding by nothing would be a copy
+            embeds = pad(embeds, (0, 0, front, 0))
+        return embeds, mask.sum(1)
 
     def _node_logits(self, embeds: Tensor, lengths: Tensor) -> Tensor:
         """Logits [rows, nodes, vocabulary] of the label tree's nodes, which stand behind each sequence.

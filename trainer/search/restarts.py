@@ -251,7 +251,7 @@ class Restarts:
 
     def held(self, incumbent: Incumbent) -> int:
         """How many candidates wait until the incumbent stops improving, or the one that now replaces it does."""
-        if self.waiting and incumbent.is_noise and self.replaces(self.waiting[0], incumbent):
+        if self.waiting and self.replaces(self.waiting[0], incumbent):
             return len(self.waiting) - 1 if self.settings.patience else 0
         return sum(self.holds(candidate, incumbent) for candidate in self.waiting)
 
