@@ -412,7 +412,7 @@ class Settings(Section):
     num_evals: int = Field(10, gt=0)
     """Number of evaluations on the development split, evenly over the budget."""
     average: bool = True
-    """Let the result be the mean of several good lanes if that is better on the development split."""
+    """Let the result be the mean of several good lanes unless the development split speaks against it."""
     baseline: bool = False
     """Also run plain prompt tuning for the same number of lane-steps, and if proposals come from the bus, restarts from
     random words; report both."""

@@ -43,18 +43,36 @@ def filled(seed, dev, count=6):
     return pool
 
 
+def losses(prompt, dev):
+    return cross_entropy(dev.inputs @ normalize(prompt, dim=-1).T / 0.2, dev.targets, reduction="none").double()
+
+
 @given(st.integers(0, 10_000))
-def test_the_result_is_never_worse_than_the_best_lane_and_what_it_says_is_measured(seed):
+def test_the_result_is_worse_than_the_best_lane_by_a_standard_error_at_most_and_what_it_says_is_measured(seed):
     dev = examples(seed)
     pool = filled(seed, dev)
     best = min(pool.snapshots, key=lambda kept: kept.dev.loss)
     result = pool.result(BACKBONE, dev, average=True)
-    assert result.dev.loss < best.dev.loss or result.members == [best]
     assert result.members[0] is best
     mean = normalize(sum(normalize(member.prompt, dim=-1) for member in result.members), dim=-1)
     torch.testing.assert_close(result.tuned.class_embeddings, mean)
-    measured = cross_entropy(dev.inputs @ mean.T / 0.2, dev.targets).item()
-    assert result.dev.loss == pytest.approx(measured, abs=1e-5)
+    difference = losses(mean, dev) - losses(best.prompt, dev)
+    assert result.dev.loss == pytest.approx(losses(mean, dev).mean().item(), abs=1e-5)
+    if len(result.members) == 2:
+        assert difference.mean() <= difference.std() / len(difference) ** 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("count, members", [(20, 2), (100_000, 1)])
+def test_a_lane_that_few_rows_call_worse_joins_the_mean_and_one_that_many_do_does_not(count, members):
+    generator, classes = torch.Generator().manual_seed(1), torch.eye(3, 5)
+    targets = torch.arange(count) % 3
+    inputs = normalize(classes[targets] + torch.randn(count, 5, generator=generator), dim=-1)
+    dev, pool = EncodedSplit(inputs, targets), Pool()
+    pool.add(snapshot(1, classes, dev))
+    pool.add(snapshot(2, classes + 0.2 * classes.roll(1, 0), dev))
+    both = normalize(sum(normalize(kept.prompt, dim=-1) for kept in pool.snapshots), dim=-1)
+    assert losses(both, dev).mean() > pool.snapshots[0].dev.loss
+    assert len(pool.result(BACKBONE, dev, average=True).members) == members
 
 
 def test_a_lane_is_kept_once_at_its_best():

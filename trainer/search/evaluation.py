@@ -75,15 +75,16 @@ def by_example(backbone: Backbone, prompts: Stack, split: EncodedSplit) -> Tenso
     """
     lanes, rows, classes = len(prompts.prompts), len(split.targets), int(split.targets.max()) + 1
     if lanes * rows * classes <= LOGITS or not isinstance(backbone, HasClassEmbeddings):
-        return _by_example(backbone.logits(prompts, split.inputs), split.targets)
+        return losses_and_hits(backbone.logits(prompts, split.inputs), split.targets)
     vectors, size = backbone.class_embeddings(prompts), max(1, LOGITS // (lanes * classes))
     parts = torch.split(torch.arange(rows), size)
     return torch.cat(
-        [_by_example(backbone.classify(vectors, split.inputs[part]), split.targets[part]) for part in parts], dim=-1
+        [losses_and_hits(backbone.classify(vectors, split.inputs[part]), split.targets[part]) for part in parts], dim=-1
     )
 
 
-def _by_example(logits: Tensor, targets: Tensor) -> Tensor:
+def losses_and_hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Loss and hit (0 or 1) on each example, [lanes, 2, examples], from logits [lanes, examples, classes]."""
     return torch.stack([_example_losses(logits, targets), (logits.argmax(-1) == targets).float()], dim=1)
 
 
@@ -93,15 +94,29 @@ def evaluate(logits: Tensor, targets: Tensor) -> list[EvalResult]:
 
     With several ranks, each gives the rows of its share and gets the result over all rows.
     """
-    return mean_results(_by_example(logits, targets))
+    return mean_results(losses_and_hits(logits, targets))
 
 
 def mean_results(each: Tensor) -> list[EvalResult]:
-    """The results over the examples of all ranks, from what `by_example` gave for this rank's."""
+    """The results over the examples of all ranks, from the `losses_and_hits` of this rank's."""
+    return [EvalResult(*pair) for pair in _mean(each)[0].tolist()]
+
+
+def paired_difference(losses: Tensor, others: Tensor) -> tuple[float, float]:
+    """Mean of `losses` minus `others`, both [examples] of this rank, over all ranks, and its standard error."""
+    difference = (losses - others).double()
+    (mean, square), rows = _mean(torch.stack([difference, difference.square()]))
+    variance = max(0.0, (square - mean.square()).item()) / max(1, rows - 1)
+    return mean.item(), variance**0.5
+
+
+def _mean(each: Tensor) -> tuple[Tensor, int]:
+    """The mean of `each` [..., examples] over the examples of all ranks, and how many they are."""
     means, rows = each.mean(-1), each.shape[-1]
     if ranks.count() > 1:
         total = torch.tensor([float(rows)])
         means = means.cpu() * rows
         ranks.all_reduce([means, total])
         means /= total
-    return [EvalResult(*pair) for pair in means.tolist()]
+        rows = int(total)
+    return means, rows

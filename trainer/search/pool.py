@@ -9,7 +9,13 @@ from torch.nn.functional import normalize
 
 from trainer.backbones.backbone import Backbone, HasClassEmbeddings
 from trainer.backbones.stack import stack
-from trainer.search.evaluation import EncodedSplit, EvalResult, evaluate
+from trainer.search.evaluation import (
+    EncodedSplit,
+    EvalResult,
+    losses_and_hits,
+    mean_results,
+    paired_difference,
+)
 from trainer.search.lanes import Lane, Origin
 
 SIZE = 16
@@ -94,15 +100,24 @@ class Pool:
 
     @torch.no_grad()
     def _mean(self, backbone: HasClassEmbeddings, dev: EncodedSplit, average: bool) -> TuningResult:
-        """The best snapshot, joined greedily by each next one that lowers the mean's development loss.
+        """The best snapshot, joined by each next one unless the development rows speak against it.
 
-        The greedy soup of Wortsman et al. (2022), on class embeddings instead of weights.
+        The greedy soup of Wortsman et al. (2022), on class embeddings instead of weights, and on few rows: the mean's loss
+        may lie above the lowest so far by one standard error of the difference, because a mean generalises better.
         """
         vectors = backbone.class_embeddings(stack([snapshot.prompt for snapshot in self.snapshots]))
-        members, total, lowest = [self.snapshots[0]], vectors[0], self.snapshots[0].dev
-        for snapshot, vector in zip(self.snapshots[1:], vectors[1:], strict=True) if average else ():
-            joined = evaluate(backbone.classify(normalize(total + vector, dim=-1)[None], dev.inputs), dev.targets)[0]
-            if joined.loss < lowest.loss:
-                members, total, lowest = [*members, snapshot], total + vector, joined
+
+        def measure(total: Tensor) -> Tensor:
+            return losses_and_hits(backbone.classify(normalize(total, dim=-1)[None], dev.inputs), dev.targets)
+
         best = self.snapshots[0]
-        return TuningResult(members, Tuned(best.prompt, best.head, normalize(total, dim=-1)), lowest)
+        members, total = [best], vectors[0]
+        measured = lowest = measure(total)
+        for snapshot, vector in zip(self.snapshots[1:], vectors[1:], strict=True) if average else ():
+            joined = measure(total + vector)
+            difference, error = paired_difference(joined[0, 0], lowest[0, 0])
+            if difference <= error:
+                members, total, measured = [*members, snapshot], total + vector, joined
+                lowest = joined if difference < 0 else lowest
+        tuned = Tuned(best.prompt, best.head, normalize(total, dim=-1))
+        return TuningResult(members, tuned, best.dev if len(members) == 1 else mean_results(measured)[0])
