@@ -102,8 +102,8 @@ class Pool:
     def _mean(self, backbone: HasClassEmbeddings, dev: EncodedSplit, average: bool) -> TuningResult:
         """The best snapshot, joined by each next one unless the development rows speak against it.
 
-        The greedy soup of Wortsman et al. (2022), on class embeddings instead of weights, and on few rows: the mean's loss
-        may lie above the lowest so far by one standard error of the difference, because a mean generalises better.
+        The greedy soup of Wortsman et al. (2022), on class embeddings instead of weights, and on few rows: the mean's
+        loss may be above the lowest so far by one standard error of the difference, because means generalise better.
         """
         vectors = backbone.class_embeddings(stack([snapshot.prompt for snapshot in self.snapshots]))
 
