@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.messages import CandidateOutcome, Digest, Measured, Point, Slope, Substitution
-from trainer.search.digest import blind, shuffled
+from trainer.search.digest import shuffled
 from trainer.search.evaluation import EncodedSplit, scoring_cost
 
 loss = st.floats(0, 10)
@@ -71,14 +71,6 @@ def test_a_shuffled_digest_says_another_loss_of_most_words():
     assert {(entry.words, entry.loss) for entry in other.best} != {(entry.words, entry.loss) for entry in full.best}
 
 
-def test_a_blind_digest_has_task_and_labels_only():
-    full = digest([1.0, 2.0])
-    other = blind(full)
-    assert (other.task, other.labels) == (full.task, full.labels)
-    assert not (other.trajectory or other.substitutions or other.best or other.outcomes or other.slope)
-    Digest.model_validate(other.model_dump())
-
-
 def split(rows, length):
     lengths = None if length is None else torch.full((rows,), length)
     return EncodedSplit(None, torch.zeros(rows), lengths)
@@ -107,7 +99,10 @@ def test_proposers_of_a_control_get_its_digests_and_no_outcomes(runs, kind):
     runs.tune(f"control-{kind}", propose=listener(read), hear=outcomes.append, steps=60, restarts=restarts)
     assert len(read) > 1
     assert bool(outcomes) == (kind == "full")
-    assert bool(read[-1].best) == (kind != "blind")
+    last = read[-1]
+    assert last.task and last.labels and last.step > 0
+    assert bool(last.best) == bool(last.trajectory) == bool(last.substitutions) == (kind != "blind")
+    assert kind != "blind" or (last.slope is None and not last.outcomes)
 
 
 def test_scoring_is_counted_and_charged_only_where_a_setting_says_so(runs):

@@ -48,22 +48,18 @@ class DigestWriter:
 
     def write(self, trajectory: Trajectory, lane_steps: int, prompt: Tensor, gradient: Tensor | None) -> Digest:
         """A digest of now; `prompt` and `gradient` (of the last step) are the incumbent's, [tokens, dim]."""
+        bare = self.opening(trajectory).model_copy(update={"step": lane_steps})
+        if self.restarts.digest == "blind":  # a control: nothing of the run but how far it is
+            return bare
         known = {
-            "step": lane_steps,
             "trajectory": subsample(trajectory.points, POINTS),
             "substitutions": [] if gradient is None else self._substitutions(prompt, gradient),
             "slope": self._slope(trajectory, gradient) if gradient is not None and trajectory.recent else None,
             "best": sorted(trajectory.measured.values(), key=lambda entry: entry.loss)[:BEST],
             "outcomes": trajectory.outcomes[-OUTCOMES:],
         }
-        digest = Digest(**{**dict(self.opening(trajectory)), **known})
-        match self.restarts.digest:
-            case "full":
-                return digest
-            case "shuffled":
-                return shuffled(digest)
-            case "blind":
-                return blind(digest)
+        digest = bare.model_copy(update=known)
+        return shuffled(digest) if self.restarts.digest == "shuffled" else digest
 
     def opening(self, trajectory: Trajectory) -> Digest:
         """A digest before the first step of a run from noise, of which words cannot say anything."""
@@ -94,12 +90,6 @@ def shuffled(digest: Digest) -> Digest:
             "outcomes": _exchange(digest.outcomes, ("outcome", "score", "gain"), generator),
         }
     )
-
-
-def blind(digest: Digest) -> Digest:
-    """A control: task and labels, and nothing of the run but how far it is."""
-    nothing: dict[str, list[str]] = {name: [] for name in ("trajectory", "substitutions", "best", "outcomes")}
-    return digest.model_copy(update={**nothing, "slope": None})
 
 
 def _exchange(entries: Sequence[Entry], figures: tuple[str, ...], generator: Random) -> list[Entry]:
