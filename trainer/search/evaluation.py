@@ -104,7 +104,7 @@ def mean_results(each: Tensor) -> list[EvalResult]:
 
 def paired_difference(losses: Tensor, others: Tensor) -> tuple[float, float]:
     """Mean of `losses` minus `others`, both [examples] of this rank, over all ranks, and its standard error."""
-    difference = (losses - others).double()
+    difference = (losses - others).cpu().double()
     (mean, square), rows = _mean(torch.stack([difference, difference.square()]))
     variance = max(0.0, (square - mean.square()).item()) / max(1, rows - 1)
     return mean.item(), variance**0.5
