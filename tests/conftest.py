@@ -38,8 +38,8 @@ LABELS |= {"account": "account problem", "technical": "account problem"}
 
 
 def pytest_xdist_auto_num_workers(config):  # noqa: ARG001 - the plugin passes it
-    """Two more than cores: tests of processes wait for half of their time."""
-    return (os.cpu_count() or 1) + 2
+    """One more than cores: tests of processes wait for half of their time."""
+    return (os.cpu_count() or 1) + 1
 
 
 SLOW = {
