@@ -11,6 +11,11 @@ from conftest import ROOT, run_program
 from scripts.compare import main
 from scripts.harness.processes import SMALL, FreshLLM, Household, until
 
+pytestmark = pytest.mark.timeout(300)
+
+PATIENCE = 200.0
+"""Seconds: loading, two runs and their report, on a busy machine."""
+
 SCRIPT = str(ROOT / "scripts" / "compare.py")
 SMALLEST = [
     *("--seeds", "1,2", "--steps", "40", "--rates", "1e-3", "--jobs", "2"),
@@ -33,7 +38,7 @@ def compare(home, *arguments, out="out"):
 def done(home):
     """A small comparison, and what it said."""
     process = compare(home, *SMALLEST, "--arms", "plain-2,vocabulary")
-    assert process.wait() == 0, process.text
+    assert process.wait(PATIENCE) == 0, process.text
     return process.text
 
 
@@ -80,7 +85,7 @@ def test_a_slow_llm_is_waited_for_and_its_tokens_are_counted(home):
     budget = ("--seeds", "1", "--steps", "20", "--rates", "none", "--restarts.trial_steps", "5")
     shorter_than_the_delay = ("--proposer.timeout_seconds", "1.5", "--bus.lease_seconds", "1.5")
     process = compare(home, *budget, *model, *shorter_than_the_delay, "--arms", "llm-sync", "--delay", "2", out="slow")
-    assert process.wait() == 0, process.text
+    assert process.wait(PATIENCE) == 0, process.text
     llm.stop()
     (row,) = [one for one in csv.DictReader((home.folder / "slow" / "runs.csv").open()) if one["arm"] != "plain"]
     assert row["arm"] == "llm-sync-2s" and len(llm.requests) == 1
