@@ -9,13 +9,7 @@ from torch.nn.functional import normalize
 
 from trainer.backbones.backbone import Backbone, HasClassEmbeddings
 from trainer.backbones.stack import stack
-from trainer.search.evaluation import (
-    EncodedSplit,
-    EvalResult,
-    losses_and_hits,
-    mean_results,
-    paired_difference,
-)
+from trainer.search.evaluation import EncodedSplit, EvalResult, losses_and_hits, mean_results, paired_difference
 from trainer.search.lanes import Lane, Origin
 
 SIZE = 16
@@ -105,15 +99,16 @@ class Pool:
         The greedy soup of Wortsman et al. (2022), on class embeddings instead of weights, and on few rows: the mean's
         loss may be above the lowest so far by one standard error of the difference, because means generalise better.
         """
-        vectors = backbone.class_embeddings(stack([snapshot.prompt for snapshot in self.snapshots]))
+        snapshots = self.snapshots if average else self.snapshots[:1]
+        vectors = backbone.class_embeddings(stack([snapshot.prompt for snapshot in snapshots]))
 
         def measure(total: Tensor) -> Tensor:
             return losses_and_hits(backbone.classify(normalize(total, dim=-1)[None], dev.inputs), dev.targets)
 
-        best = self.snapshots[0]
+        best = snapshots[0]
         members, total = [best], vectors[0]
         measured = lowest = measure(total)
-        for snapshot, vector in zip(self.snapshots[1:], vectors[1:], strict=True) if average else ():
+        for snapshot, vector in zip(snapshots[1:], vectors[1:], strict=True):
             joined = measure(total + vector)
             difference, error = paired_difference(joined[0, 0], lowest[0, 0])
             if difference <= error:
