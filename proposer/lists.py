@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from proposer.candidate import LONGEST, NAMES, PICTURE
+from proposer.inline_lists import split_announced, split_numbers, split_only_line
 
 NUMBERED = re.compile(r"^\W{0,6}\d{1,3}\s?(?:[.):\]\uff1a\uff09\uff0e](?:\W{0,4}\s|\*|(?=[^\W\d]))|[、。]|-\s)")
 NAMED = re.compile(rf"^\W{{0,4}}{NAMES}[\s_-]?#?\d{{0,3}}\W{{0,3}}[:\uff1a]\W{{0,2}}\s?(?=\w)", re.IGNORECASE)
@@ -25,7 +26,6 @@ ROMAN = re.compile(r"^\W{0,4}([ivx]{1,5})\s?[.)]\W{0,4}\s", re.IGNORECASE)
 
 NUMBER_ALONE = re.compile(rf"^\W{{0,6}}(?:{NAMES}\s?)?#?(\d{{1,3}})\s?[.):\]]?[*_]{{0,2}}:?$", re.IGNORECASE)
 BARE_NUMBER = re.compile(r"^(\d{1,2})\s(?=[^\W\d])")
-INLINE_NUMBER = re.compile(r"(?:^|(?<=\s))\(?(\d{1,3})[.)]\s")
 IN_BRACKETS_AFTER = re.compile(r":\s?\[([^\[\]]+)\]\W{0,2}$")
 NUMBER_SIGN = re.compile("[\u2460-\u249b\u24eb-\u24fe\u2776-\u2793]|\\d\ufe0f?\u20e3|(?m:^[\u2160-\u216b]\\b\\W?)")
 """Numbers that are one character, such as \u2460, keycaps, and Roman ones at the start of a line."""
@@ -64,7 +64,7 @@ def list_items(text: str) -> list[str]:
         return column
     for form in (LOSS_ROW, NUMBERED, NAMED):
         if items := [line for line in lines if form.match(line)]:
-            return _split_inline(items)
+            return split_only_line(items)
     if items := _bare_numbered(lines):
         return items
     for form, order in SEQUENCES:
@@ -72,12 +72,13 @@ def list_items(text: str) -> list[str]:
             return items
     for form in (BULLET, BRACKETED, QUOTED):
         if items := [line for line in lines if form.match(line)]:
-            return items
+            return split_only_line(items)
     for line in lines:
-        if len(items := _split_inline([line])) > 1:
+        if len(items := split_numbers(line)) > 1 or (items := split_announced(line)):
             return items
     lines = [match[1] if (match := IN_BRACKETS_AFTER.search(line)) else line for line in lines]
-    return [line for line in lines if len(line) <= LONGEST and not CHATTER.search(line)]
+    lines = split_only_line([line for line in lines if not CHATTER.search(line)])
+    return [line for line in lines if len(line) <= LONGEST]
 
 
 def _spell_number(sign: re.Match[str]) -> str:
@@ -99,19 +100,6 @@ def _join_split_items(lines: Sequence[str]) -> list[str]:
             joined.append(line)
             waiting = ""
     return joined
-
-
-def _split_inline(items: list[str]) -> list[str]:
-    """`1. one 2. two` on one line, as two items."""
-    if len(items) > 1:
-        return items
-    parts: list[int] = []
-    for number in INLINE_NUMBER.finditer(items[0]):
-        if int(number[1]) == len(parts) + 1:
-            parts.append(number.start())
-    if len(parts) < 2:
-        return items
-    return [items[0][start:end] for start, end in zip(parts, [*parts[1:], len(items[0])], strict=True)]
 
 
 def _bare_numbered(lines: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ formatted into anything. Reading a numbered list of candidates gives the same ca
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import zip_longest
 from typing import Any
 
 from proposer.candidate import LONGEST, key, to_candidate
@@ -23,7 +23,19 @@ LONGEST_ANSWER = 20_000
 """Characters of an answer without thoughts that are read; 64 of the longest candidates fit."""
 
 FIELDS = (
-    *("prompt", "phrase", "candidate", "text", "words", "proposal", "suggestion", "instruction", "content", "value"),
+    *(
+        "prompt",
+        "phrase",
+        "template",
+        "candidate",
+        "text",
+        "words",
+        "proposal",
+        "suggestion",
+        "instruction",
+        "content",
+        "value",
+    ),
     *("answer", "result", "response", "output", "item", "option", "list"),
 )
 """Names of fields that hold candidates, the surest first; also in the plural, and numbered."""
@@ -40,10 +52,14 @@ ASIDE = re.compile(
 SECTION = re.compile(r"\[\[ ?## ?(\w{1,100}) ?## ?\]\]")
 """The marks that DSPy puts between fields."""
 
-TAG = re.compile(r"<(/?)([A-Za-z][\w:.-]{0,40})(?:\s[^<>]{0,200})?>")
+TAG = re.compile(r"<(/?)([A-Za-z][\w:.-]{0,40})((?:\s[^<>]{0,300})?)/?>")
+ATTRIBUTE = re.compile(r"""([\w:-]{1,40})\s?=\s?(?:"([^"<>]*)"|'([^'<>]*)')""")
 FORMATTING = frozenset({"b", "i", "em", "strong", "code", "u", "span", "br", "sub", "sup", "mark", "p"})
+BREAK = re.compile(r"<br\s?/?>", re.IGNORECASE)
 CDATA = re.compile(r"<!\[CDATA\[|\]\]>")
-QUOTED_ROW = re.compile(r"""(["'`\u201d])\s?[,;]\s?(["'`\u201c])""")
+LATEX = re.compile(r"\${0,2}\\(?:boxed|text(?:bf|it|tt)?|emph)\{((?:[^{}]|\{[^{}]{0,400}\}){0,2000})\}\${0,2}")
+"""Words in a box or a typeface."""
+QUOTED_ROW = re.compile(r"""(["'`\u201d])(?:\s?[,;]|\s(?:[|/]|or|and))\s?(["'`\u201c])""")
 """Between two strings in quotes on one line."""
 FENCE = re.compile(r"```|~~~")
 FENCE_LINE = re.compile(r"(?:`{3,}|~{3,})[ \t]*+[\w+.{}-]{0,20}(?: [\w-]{1,20}=[^`]{0,80})?")
@@ -69,6 +85,8 @@ def parse_list(reply: str, wanted: int, tried: Collection[str] = ()) -> Parsed:
         tried: keys of texts to leave out.
     """
     text = CONTROL_TOKENS.sub(" ", strip_thoughts(reply[:LONGEST_REPLY])[:LONGEST_ANSWER])
+    for _ in range(2):  # a typeface may be in a box
+        text = LATEX.sub(r"\1", text)
     return collect(_items(text), wanted, tried)
 
 
@@ -125,7 +143,7 @@ def _object_items(pairs: list[tuple[str, Any]]) -> list[str]:
 
 def _items(text: str) -> list[str]:
     """The items of an answer: of what is in its fences, if that holds any, else of all of it."""
-    text = _answer_sections(CDATA.sub(" ", text))
+    text = _answer_sections(CDATA.sub(" ", BREAK.sub("\n", text)))
     fenced, whole = _without_fences(text)
     items: list[str] = []
     for part in (fenced, whole):
@@ -207,12 +225,17 @@ def _without_fences(text: str) -> tuple[str, str]:
 
 
 def _tagged(text: str) -> list[str]:
-    """The contents of innermost pairs of tags, such as <prompt> or <INS>."""
+    """The contents of innermost pairs of tags, such as <prompt> or <INS>, and named attributes of empty ones."""
     tags = [tag for tag in TAG.finditer(text) if tag[2].lower() not in FORMATTING]
     items: list[str] = []
-    for tag, after in pairwise(tags):
-        is_pair = not tag[1] and tag[2].lower() == after[2].lower()  # the end may lack its slash
-        content = text[tag.end() : after.start()].strip()
-        if is_pair and content and not ASIDE.search(tag[2]):
+    for tag, after in zip_longest(tags, tags[1:]):
+        if tag[1] or ASIDE.search(tag[2]):
+            continue
+        is_pair = after is not None and tag[2].lower() == after[2].lower()  # the end may lack its slash
+        content = text[tag.end() : after.start()].strip() if is_pair else ""
+        if content:
             items += _items_without_tags(content) if "\n" in content or content[0] in "[{" else [content]
+        else:
+            attributes = [(name, double or single) for name, double, single in ATTRIBUTE.findall(tag[3])]
+            items += _object_items([pair for pair in attributes if FIELD.fullmatch(pair[0])])
     return items

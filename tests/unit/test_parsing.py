@@ -50,6 +50,9 @@ REPLIES = {
     "3. <|assistant|>headlines from the world of",
     "control characters": "1. a news\x00 story\tabout\r\n2. this\u200b article\x1b covers\r\n"
     "3. headlines\u00a0from the world of",
+    "commas behind a word": f"Prompts: {', '.join(THREE)}.",
+    "commas in a sentence": f"Sure! Here are three prompts: {', '.join(THREE[:2])}, and {THREE[2]}.",
+    "a comment below one line": f"Here are the templates:\n{'; '.join(THREE)}\nPlease tell me if you need more.",
     "full width": "1. \uff41 news story about\n2. this article covers\n3. headlines from the world of",
     "repeated": "1. a news story about\n2. A news  story about.\n3. this article covers\n4. \n"
     "5. headlines from the world of",
@@ -316,6 +319,29 @@ FORMS = {
     "one line in brackets": lambda phrases: numbered(phrases, "({}) {}").replace("\n", " "),
     "bold rows with losses": each("**Loss:** 0.41 **Phrase:** {}"),
     "rows with equals signs": each("loss=0.41, prompt={}"),
+    "semicolons": "; ".join,
+    "semicolons behind a word": lambda phrases: f"Prompts: {'; '.join(phrases)}.",
+    "semicolons in prose": lambda phrases: f"Here are some prompts:\n\n{'; '.join(phrases)}\n\nI hope this helps!",
+    "bars": " | ".join,
+    "slashes": " / ".join,
+    "dots on one line": lambda phrases: " ".join(f"\u2022 {phrase}" for phrase in phrases),
+    "attributes": lambda phrases: "\n".join(
+        ["<prompts>", *(f'  <prompt text="{text}" loss="0.5"/>' for text in phrases), "</prompts>"]
+    ),
+    "attributes of empty pairs": each("<candidate id='1' prompt=\"{}\"></candidate>"),
+    "boxes": each("$\\boxed{{\\text{{{}}}}}$"),
+    "a list in a box": lambda phrases: f"So the answer is:\n$$\\boxed{{{'; '.join(phrases)}}}$$",
+    "numbered in a box": lambda phrases: f"\\boxed{{\n{numbered(phrases)}\n}}",
+    "letters on one line": lambda phrases: " ".join(
+        f"({letter}) {phrase}" for letter, phrase in zip("abcdefgh", phrases, strict=False)
+    ),
+    "numbers in square brackets on one line": lambda phrases: numbered(phrases, "[{}] {}").replace("\n", " "),
+    "names on one line": lambda phrases: numbered(phrases, "Prompt {}: {}").replace("\n", "; "),
+    "quoted with or": lambda phrases: " or ".join(f'"{phrase}"' for phrase in phrases),
+    "templates on one line": lambda phrases: ", ".join(f"{phrase} {{label}}" for phrase in phrases),
+    "breaks of HTML": "<br>".join,
+    "named templates": lambda phrases: numbered(phrases, "{}. Template: {}"),
+    "JSON of templates": lambda phrases: json.dumps(objects(phrases, "template", why="it is short")),
     "corner brackets": each("「{}」"),
     "low quotes": lambda phrases: numbered(phrases, "{}. „{}“"),
     "carriage returns": lambda phrases: numbered(phrases).replace("\n", "\r\n"),
@@ -490,6 +516,14 @@ LONG += [
     "*",
     "a\u0301\u0323",
     "\u0301\u0323",
+]
+LONG += [
+    "\\boxed{",
+    "\\text{{}",
+    "$$\\boxed{a}",
+    "one; ",
+    '<a text="',
+    '<a text="b"/>',
 ]
 LONG += [
     "<|",
