@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,12 +47,20 @@ class ProposalChain:
     """Asks one model, any number of times at once, all in one event loop."""
 
     def __init__(
-        self, model: BaseLanguageModel[Any], kind: Kind, *, structured: bool = True, ledger: Ledger | None = None
+        self,
+        model: BaseLanguageModel[Any],
+        kind: Kind,
+        *,
+        structured: bool = True,
+        ledger: Ledger | None = None,
+        seed: int | None = None,
     ) -> None:
+        """`seed` draws which openings this proposer asks for first; None draws them anew each time."""
         self._model = model
         self._kind = kind
         self._is_chat = isinstance(model, BaseChatModel)
         self._ledger = ledger
+        self._proposer = random.Random(seed).getrandbits(16)
         self._structured: Runnable[Any, Any] | None = None
         if structured and kind == "instruct" and isinstance(model, BaseChatModel):
             self._structured = with_structure(model)
@@ -107,7 +116,7 @@ class ProposalChain:
             parsed = await self._ask_structured(self._structured, digest, outcomes, tried, config)
             if parsed is not None:
                 return parsed
-        reply = await self._invoke(self._model, write("instruct", digest, outcomes), config)
+        reply = await self._invoke(self._model, write("instruct", digest, outcomes, proposer=self._proposer), config)
         if self._structured is not None:
             log.info("structured output is not supported here; reading plain replies")
             self._structured = None
@@ -136,8 +145,9 @@ class ProposalChain:
         config: RunnableConfig,
     ) -> Parsed | None:
         """Candidates from structured output; None if the request was refused, perhaps because of it."""
+        text = write("instruct", digest, outcomes, structured=True, proposer=self._proposer)
         try:
-            reply = await self._invoke(model, write("instruct", digest, outcomes, structured=True), config)
+            reply = await self._invoke(model, text, config)
         except (TimeoutError, BudgetReached):
             raise
         except Exception as error:

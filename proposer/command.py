@@ -50,7 +50,8 @@ def _serve(settings: Settings, chain_type: "type[ProposalChain] | None") -> None
     path = Path(budget.file or Path(settings.folder) / "proposer-budget.json").expanduser()
     ledger = Ledger(budget, path, settings.proposer.model) if budget.limited else None
     structured = settings.proposer.structured == "auto"
-    chain = (chain_type or ProposalChain)(model, kind, structured=structured, ledger=ledger)
+    seed = settings.proposer.seed
+    chain = (chain_type or ProposalChain)(model, kind, structured=structured, ledger=ledger, seed=seed)
 
     async def prepare() -> str | None:
         provider, _, name = settings.proposer.model.partition(":")

@@ -35,7 +35,7 @@ OPENINGS = (
     ("a person who", "a question", "there is", "people", "my", "here is"),
     ("the writer", "it", "you", "this is", "something", "the topic"),
 )
-"""Beginnings to choose from, by request: an LLM that is asked the same again answers the same."""
+"""Beginnings to choose from, by request and proposer: LLMs that are asked the same answer the same."""
 
 LONGEST_TEMPLATE = 10
 """Words in a template, where the prompt has room for more."""
@@ -56,7 +56,9 @@ LONGEST_WORDS = 120
 LONGEST_TASK = 500
 
 
-def write(kind: Kind, digest: Digest, outcomes: Sequence[CandidateOutcome], *, structured: bool = False) -> str:
+def write(
+    kind: Kind, digest: Digest, outcomes: Sequence[CandidateOutcome], *, structured: bool = False, proposer: int = 0
+) -> str:
     """The meta-prompt of a kind.
 
     Args:
@@ -64,9 +66,12 @@ def write(kind: Kind, digest: Digest, outcomes: Sequence[CandidateOutcome], *, s
         digest: the state of the run.
         outcomes: remembered outcomes of the run, the newest last.
         structured: the answer has to fit a schema.
+        proposer: which proposer asks; two that get the same digest should ask for other openings.
     """
-    form = STRUCTURED_FORM if structured else FORM
-    return _write_instruct(digest, outcomes, form) if kind == "instruct" else _write_continue(digest)
+    if kind == "continue":
+        return _write_continue(digest)
+    openings = OPENINGS[(digest.sequence - 1 + proposer) % len(OPENINGS)]
+    return _write_instruct(digest, outcomes, openings, STRUCTURED_FORM if structured else FORM)
 
 
 def beginning() -> str:
@@ -74,7 +79,7 @@ def beginning() -> str:
     return _template("continue").template.partition("$")[0]
 
 
-def _write_instruct(digest: Digest, outcomes: Sequence[CandidateOutcome], form: str) -> str:
+def _write_instruct(digest: Digest, outcomes: Sequence[CandidateOutcome], openings: Sequence[str], form: str) -> str:
     findings = (
         _section("Gradient descent: ", _progress(digest), between=""),
         _section("The words nearest to its prompt at some steps, the best last:", _trajectory(digest)),
@@ -87,7 +92,7 @@ def _write_instruct(digest: Digest, outcomes: Sequence[CandidateOutcome], form: 
         findings="".join(findings),
         num_candidates=digest.num_candidates,
         words=min(LONGEST_TEMPLATE, max(1, digest.num_tokens * 3 // 4)),
-        openings=", ".join(f'some with "{start}"' for start in OPENINGS[(digest.sequence - 1) % len(OPENINGS)]),
+        openings=", ".join(f'some with "{start}"' for start in openings),
         form=form.format(digest.num_candidates),
     )
 

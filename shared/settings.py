@@ -310,7 +310,8 @@ class ProposerSettings(Section):
     memory: int = Field(200, ge=0)
     """Outcomes remembered for each run."""
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
-    """Seed of the LLM's sampling, where the LLM has one. Default: a new seed each time."""
+    """Seed of the LLM's sampling, where the LLM has one, and of the words that templates shall begin with. Default: a
+    new seed each time."""
     pull: bool = False
     """ollama: download the model at start if Ollama does not have it."""
     keep_alive: str | None = None

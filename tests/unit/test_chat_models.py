@@ -456,6 +456,15 @@ def test_a_chat_model_can_be_asked_to_continue(server):
     assert len(server.requests) == 8 + 7 + 7  # again for what was missing, which was all the same
 
 
+def test_proposers_ask_the_same_digest_in_other_words_and_a_seed_repeats_its_own(server):
+    model = make("ollama:some-model", base_url=server.url)
+    for seed in [*range(8), 0]:
+        ask(model, seed=seed)
+    asked = [body["messages"] for body in bodies(server)]
+    assert len({str(messages) for messages in asked}) == 3
+    assert asked[0] == asked[-1]
+
+
 def test_what_was_tried_is_not_proposed_again(server):
     tried = CandidateOutcome(words="This  article covers", outcome="dropped")
     answer = ask(make("ollama:some-model", base_url=server.url), outcomes=[tried])
