@@ -11,8 +11,6 @@ from os import cpu_count
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-import torch
-
 from scripts.comparison.arms import VOCABULARY
 from scripts.comparison.results import ArmResults, ConditionResults
 from scripts.comparison.statistics import bootstrap, sign_test
@@ -53,6 +51,8 @@ def markdown(conditions: Sequence[ConditionResults], command: str, root: Path) -
 
 def about(root: Path) -> str:
     """When and where the tables were made."""
+    import torch  # takes seconds; mistakes in the command are said before
+
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=root, capture_output=True, text=True, check=False
     ).stdout.strip()

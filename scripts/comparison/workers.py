@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.comparison.runs import PlannedRun, Runner
+from scripts.comparison.runs import PlannedRun
 from shared.errors import UserError
 from trainer.runs.signals import Stopped, StopSignals
 
@@ -99,6 +99,8 @@ def _next(results: Any, workers: list[Any]) -> Done:
 
 def work(endpoint: str, tasks: Any, results: Any) -> None:
     """Make the runs that `tasks` holds until it gives None."""
+    from scripts.comparison.runner import Runner  # loads torch and models' code, which the parent has no use for
+
     os.setsid()  # Ctrl-C goes to the parent alone, which passes it on once
     logging.getLogger("trainer").setLevel(logging.WARNING)
     signals = StopSignals()

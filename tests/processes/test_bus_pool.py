@@ -3,8 +3,10 @@
 import json
 import signal
 
+from forks import Household
+
 from bus.record import Ended, Leased, read
-from scripts.harness.processes import SMALL, FreshLLM, Household, until
+from scripts.harness.processes import SMALL, FreshLLM, until
 
 
 def leases(run):

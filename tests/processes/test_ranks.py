@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import Household
 from safetensors.torch import load_file
 from small_encoders import save_small_encoder
 
-from scripts.harness.processes import ROOT, SMALL, Household, until
+from scripts.harness.processes import ROOT, SMALL, until
 
 SETTINGS = {
     "TANDEM_STEPS": "60",

@@ -380,14 +380,14 @@ phrases = st.lists(phrase, min_size=2, max_size=8, unique_by=key)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(listed=phrases)
 def test_every_form_of_a_list_gives_its_phrases(form, listed):
     assert parse_list(FORMS[form](listed), 8).candidates == listed
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(listed=phrases)
 def test_every_form_of_a_list_of_templates_gives_the_words_before_the_label(form, listed):
     assert parse_list(FORMS[form]([f"{text} {{label}}" for text in listed]), 8).candidates == listed
