@@ -63,11 +63,23 @@ SLOW |= {
 """Unit tests that load models or train."""
 
 
+def starts_processes(item):
+    return item.path.parent.name == "processes"
+
+
 def pytest_collection_modifyitems(items):
-    """`-m "not slow"` leaves what runs in a minute on two cores."""
+    """`-m "not slow"` leaves what runs in a minute on two cores.
+
+    Files that wait for processes and files that compute take turns, so that neither cores nor workers idle.
+    """
     for item in items:
-        if item.path.parent.name == "processes" or item.path.stem in SLOW:
+        if starts_processes(item) or item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+    places = {}
+    for waits in (True, False):
+        files = list(dict.fromkeys(item.path for item in items if starts_processes(item) == waits))
+        places |= {path: place / len(files) for place, path in enumerate(files)}
+    items.sort(key=lambda item: places[item.path])  # stable: tests of a file keep their order
 
 
 def pytest_collection_finish():
