@@ -23,20 +23,8 @@ LONGEST_ANSWER = 20_000
 """Characters of an answer without thoughts that are read; 64 of the longest candidates fit."""
 
 FIELDS = (
-    *(
-        "prompt",
-        "phrase",
-        "template",
-        "candidate",
-        "text",
-        "words",
-        "proposal",
-        "suggestion",
-        "instruction",
-        "content",
-        "value",
-    ),
-    *("answer", "result", "response", "output", "item", "option", "list"),
+    *("prompt", "phrase", "template", "candidate", "text", "words", "proposal", "suggestion", "instruction"),
+    *("content", "value", "answer", "result", "response", "output", "item", "option", "list"),
 )
 """Names of fields that hold candidates, the surest first; also in the plural, and numbered."""
 
