@@ -64,7 +64,8 @@ def list_items(text: str) -> list[str]:
         return column
     for form in (LOSS_ROW, NUMBERED, NAMED):
         if items := [line for line in lines if form.match(line)]:
-            return split_only_line(items)
+            one_numbered = form is NUMBERED and len(items) == 1  # signs in it are its own
+            return split_numbers(items[0]) if one_numbered else split_only_line(items)
     if items := _bare_numbered(lines):
         return items
     for form, order in SEQUENCES:

@@ -6,7 +6,7 @@ import unicodedata
 
 # Chat models treat these as commands or as their own marks; a reply or a candidate must not carry them on.
 CONTROL_TOKENS = re.compile(
-    r"<\|[^|<>\s]{1,40}\|?>|<[^|<>\s]{1,40}\|>|<\|[^|<>]{0,40}\|>"
+    r"<\|[^|<>\s]{1,40}\|?>|<[^|<>\s]{1,40}\|>|<\|[^|<>\r\n]{0,40}\|>"
     r"|</?(?:s|bos|eos|pad|think|thinking|thought|reasoning|seed:\w{1,30}|start_of_turn|end_of_turn|unused\d{1,3})>"
     r"|\[/?(?:INST|THINK)\]|◁/?think▷|<\|\w{0,40}\Z",
     re.IGNORECASE,

@@ -461,6 +461,9 @@ def test_anything_gives_clean_distinct_candidates(text, wanted):
 
 
 @given(anything)
+@example("|```A")
+@example("good / bad")
+@example("<|00000000000000000000000000000000A     0\rA|>")
 def test_a_list_of_its_own_output_is_read_back(text):
     candidates = parse_list(text, 64).candidates
     again = "\n".join(f"{number}. {candidate}" for number, candidate in enumerate(candidates, 1))
