@@ -12,7 +12,8 @@ LONGEST = 200
 ROUNDS = 16
 """Layers of quotes, markers and forms around one item; what has more is not a phrase."""
 
-NAMES = r"(?:(?:new|proposed|final)\s)?(?:prompt|phrase|template|candidate|proposal|option|suggestion|idea|text|words)"
+NOUNS = "prompt|phrase|template|candidate|proposal|option|suggestion|idea"
+NAMES = rf"(?:(?:new|proposed|final)\s)?(?:{NOUNS}|text|words)"
 
 PICTURE = r"[\u2190-\u21ff\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]\ufe0f?"
 """An arrow, sign or emoji, with which LLMs begin the lines of a list."""

@@ -64,8 +64,9 @@ def list_items(text: str) -> list[str]:
         return column
     for form in (LOSS_ROW, NUMBERED, NAMED):
         if items := [line for line in lines if form.match(line)]:
-            one_numbered = form is NUMBERED and len(items) == 1  # signs in it are its own
-            return split_numbers(items[0]) if one_numbered else split_only_line(items)
+            if form is NUMBERED and len(items) == 1:  # signs in it are its own
+                return split_numbers(items[0]) or items
+            return split_only_line(items)
     if items := _bare_numbered(lines):
         return items
     for form, order in SEQUENCES:
@@ -75,7 +76,7 @@ def list_items(text: str) -> list[str]:
         if items := [line for line in lines if form.match(line)]:
             return split_only_line(items)
     for line in lines:
-        if len(items := split_numbers(line)) > 1 or (items := split_announced(line)):
+        if items := split_numbers(line) or split_announced(line):
             return items
     lines = [match[1] if (match := IN_BRACKETS_AFTER.search(line)) else line for line in lines]
     lines = split_only_line([line for line in lines if not CHATTER.search(line)])

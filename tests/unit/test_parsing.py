@@ -332,6 +332,7 @@ FORMS = {
     "boxes": each("$\\boxed{{\\text{{{}}}}}$"),
     "a list in a box": lambda phrases: f"So the answer is:\n$$\\boxed{{{'; '.join(phrases)}}}$$",
     "numbered in a box": lambda phrases: f"\\boxed{{\n{numbered(phrases)}\n}}",
+    "two digits on one line": lambda phrases: numbered(phrases, "{:02}. {}").replace("\n", " "),
     "letters on one line": lambda phrases: " ".join(
         f"({letter}) {phrase}" for letter, phrase in zip("abcdefgh", phrases, strict=False)
     ),
